@@ -1,0 +1,940 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [
+#     "torch>=2.9", "torchvision>=0.24", "matplotlib>=3.8", "tqdm>=4.66", "numpy>=1.26",
+#     "pillow>=10.1", "python-avatars~=1.4.1", "resvg-py>=0.3",
+# ]
+# ///
+"""Train a DCGAN on a folder of faces and watch the faces come up in img/.
+
+    python GAN.py                               train with the settings below
+    python GAN.py recipes/quick96.py            with other values for some of them, from a recipe
+    python GAN.py --gen_fm=64 --n_epoch=400     with single settings changed; later words win
+    python GAN.py --dry_run=True                try everything out in seconds, see what it will cost
+    python GAN.py --help                        list all settings
+
+Pictures are looked for in data/, in folders and zip files; where there are none, avatar faces are
+drawn for a first run. In img/ appear real.png (the pictures as the network sees them), epoch-N.png
+(the same 64 noise vectors through the generator each time), epoch-N-loss.png and losses.csv,
+settings.json, checkpoint.pt (start again and it goes on) and generator.pt (all that sampling needs).
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import csv
+import datetime
+import difflib
+import functools
+import hashlib
+import io
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import platform
+import re
+import shlex
+import signal
+import sys
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torch.nn import Module
+from torch.optim import Adam, Optimizer
+from tqdm import tqdm
+
+# ---- settings ------------------------------------------------------------------------------------
+
+# data
+data_dir = "data"  # folder (searched with all its subfolders) or .zip file of pictures
+image_size = 96  # pixels a side: 32, 48, 64, 96, 128, 192 or 256; sizes both networks, too
+flip = False  # True: mirror every picture half of the time
+
+# networks
+noise_size = 100  # numbers that the generator makes a face from
+gen_fm = 32  # feature maps before the generator's last layer; 128 in the DCGAN paper
+dis_fm = 32  # feature maps after the discriminator's first layer; 128 in the paper
+dis_norm = "none"  # "none", or "batch": batch norm in all but the discriminator's outer layers
+init = "torch"  # first weights: "torch" (PyTorch's own) or "dcgan" (normal, deviation 0.02)
+
+# training
+batch_size = 256  # pictures a step
+d_every = 1  # train the discriminator on every d_every-th batch
+g_every = 5  # train the generator on every g_every-th batch
+n_epoch = 200  # passes over all pictures
+lr_g = 2e-4  # learning rate of the generator (Adam)
+lr_d = 2e-4  # learning rate of the discriminator (Adam)
+beta1 = 0.5  # Adam's memory of the gradient: with its usual 0.9, GANs oscillate
+beta2 = 0.999  # Adam's memory of the squared gradient
+ema = 50_000  # half-life of the generator's moving average, in pictures; 0: no average
+
+# what comes out
+img_dir = "img"  # folder for everything that a run writes
+save_every = 10  # epochs between two grids and checkpoints; the first and the last have theirs
+fresh = False  # True: begin anew; the run in img_dir moves aside into img_dir/run-1, run-2, ...
+dry_run = False  # True: try everything out in a temporary folder and say what a run will cost
+
+# machine
+seed = 0  # of weights, order and noise: on a CPU, two runs with the same seed are equal
+device = "auto"  # "auto", "cuda", "cuda:1", "mps" or "cpu"
+precision = "auto"  # "auto" (bf16 where the hardware has it), "fp32" or "bf16"
+
+# ---- reading settings from recipe and command line -----------------------------------------------
+
+Rule = tuple[type, Callable[[Any], bool], str]  # type, test, and both in words
+COUNT: Rule = (int, lambda v: v >= 1, "a whole number from 1 up")
+SWITCH: Rule = (bool, lambda v: True, "True or False")
+RATE: Rule = (float, lambda v: 0 < v < math.inf, "a number above 0")
+BETA: Rule = (float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
+TEXT: Rule = (str, lambda v: bool(v.strip()), "a name")
+
+
+def one_of(*choices: Any) -> Rule:
+    return type(choices[0]), lambda v: v in choices, "one of " + ", ".join(map(str, choices))
+
+
+RULES: dict[str, Rule] = {
+    name: rule
+    for names, rule in (
+        ("data_dir img_dir device", TEXT),
+        ("noise_size gen_fm dis_fm batch_size d_every g_every n_epoch save_every", COUNT),
+        ("flip fresh dry_run", SWITCH),
+        ("lr_g lr_d", RATE),
+        ("beta1 beta2", BETA),
+        ("ema seed", (int, lambda v: 0 <= v < 2**63, "a whole number from 0 up")),
+        ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
+        ("dis_norm", one_of("none", "batch")),
+        ("init", one_of("torch", "dcgan")),
+        ("precision", one_of("auto", "fp32", "bf16")),
+    )
+    for name in names.split()
+}
+HERE = Path(__file__).resolve().parent  # where paths in this file and in recipes start
+DEMO = HERE / "data" / "demo"  # avatar faces, until there are pictures
+
+
+class UserError(Exception):
+    """Something that the user can mend: main() shows the text, and no traceback."""
+
+
+def check(name: str, value: Any) -> Any:
+    """The value of a setting in its right type; a ValueError says what it must be instead."""
+    if name not in RULES:
+        near = difflib.get_close_matches(name.replace("-", "_"), RULES, n=1)
+        raise ValueError(f"no setting is called {name}" + (f": is it {near[0]}?" if near else ""))
+    kind, test, words = RULES[name]
+    if isinstance(value, float) and kind is int and value.is_integer():
+        value = int(value)  # people write 5e4 for a number of pictures
+    if type(value) is int and kind is float:
+        value = float(value)
+    if type(value) is not kind or not test(value):
+        raise ValueError(f"{name} must be {words}, not {value!r}")
+    return value
+
+
+def read_word(word: str) -> dict[str, Any]:
+    """The setting in `--name=value`; a switch needs no `=True`, a text no quotes."""
+    name, equals, text = word.removeprefix("--").partition("=")
+    kind = RULES.get(name, TEXT)[0]
+    if not equals and name in RULES and kind is not bool:
+        raise ValueError(f"write --{name}=VALUE, with nothing around the =")
+    if name in ("data_dir", "img_dir") and text.strip():
+        return {name: os.path.abspath(os.path.expanduser(text))}  # from where the user is
+    if kind is str:
+        return {name: text}
+    try:
+        return {name: ast.literal_eval(text.capitalize() if equals else "True")}
+    except (ValueError, SyntaxError):
+        return {name: text}
+
+
+def read_recipe(word: str) -> dict[str, Any]:
+    """The `name = value` lines of a recipe; it is read, never run, so values are literals."""
+    path = next((p for p in (Path(word), HERE / word) if p.is_file()), None)
+    if path is None:
+        raise ValueError(f"there is no recipe {word}")
+    values = {}
+    try:
+        for number, node in enumerate(ast.parse(path.read_text("utf-8")).body):
+            match node:
+                case ast.Assign([ast.Name(name)], value):
+                    values[name] = ast.literal_eval(value)
+                case ast.Expr(ast.Constant(str())) if number == 0:
+                    continue  # the docstring
+                case _:
+                    raise ValueError(f"line {node.lineno} is not of the form name = value")
+    except (ValueError, SyntaxError, OSError) as error:
+        raise ValueError(f"{word} is not a recipe: {error}") from None
+    return values
+
+
+def read_settings(words: list[str]) -> None:
+    """Override the settings by recipes and --name=value words, of which later ones win.
+
+    All settings, as edited above and as overridden, are held against RULES, and everything that is
+    wrong is said in one UserError.
+    """
+    problems, values = [], {name: globals().get(name) for name in RULES}
+    for word in words:
+        try:
+            if word.startswith("--"):
+                values |= read_word(word)
+            elif word.endswith(".py"):
+                values |= read_recipe(word)
+            else:
+                raise ValueError(f"{word} is neither a recipe (a .py file) nor --name=value")
+        except ValueError as error:
+            problems.append(str(error))
+    for name, value in values.items():
+        try:
+            globals()[name] = check(name, value)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join([*problems, "python GAN.py --help lists the settings."]))
+
+
+def print_help() -> None:
+    print(__doc__)
+    block = Path(__file__).read_text("utf-8").split("# ---- settings")[1].split("# ---- ")[0]
+    for line in re.findall(r"^([a-z]\w*) = (.*?)  # (.*)$", block, re.MULTILINE):
+        print("  --{}={:12}  {}".format(*line))
+
+
+# ---- machine -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the networks run, the type of their arithmetic, and how pictures lie in memory."""
+
+    device: torch.device
+    dtype: torch.dtype  # inside the networks; weights, losses and optimisers stay float32
+    layout: torch.memory_format
+
+    def autocast(self) -> torch.autocast:
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
+
+    def __str__(self) -> str:
+        cuda = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if cuda else self.device.type.upper()
+        return f"{name} in {str(self.dtype).removeprefix('torch.')}"
+
+
+def choose_machine(device: str, precision: str) -> Machine:
+    """The machine that the settings ask for; "auto" takes the fastest device and precision."""
+    if device == "auto":
+        mps = torch.backends.mps.is_available()
+        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"device={device} can't be used here; --device=auto finds one.") from None
+    if precision == "auto" and place.type == "cuda":
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if precision == "auto" and place.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        precision = "bf16" if native else "fp32"
+    if place.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # all batches have one shape: look for the best once
+    # Convolutions want channels last, but for MPS.
+    layout = torch.contiguous_format if place.type == "mps" else torch.channels_last
+    return Machine(place, torch.bfloat16 if precision == "bf16" else torch.float32, layout)
+
+
+def say(text: str) -> None:
+    """Print above the progress bar, at once even into a pipe."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def show(path: Path) -> str:
+    """A path, from the current folder if it lies below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes > 90 else f"{minutes} min"
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all: under a temporary name, flushed to the disk, renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ---- data ----------------------------------------------------------------------------------------
+
+ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+Member = tuple[str, str]  # a file below data_dir and, if it is a zip file, a name inside it
+
+
+def list_files(root: Path, leave_out: Sequence[Path] = ()) -> list[tuple[str, int, int]]:
+    """Picture and zip files below root, or root itself, sorted: (name, bytes, mtime in ns)."""
+    names, seen = [str(root)] if root.is_file() else [], set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen or Path(folder) in leave_out or folder[len(str(root)) + 1 :][:1] == ".":
+            folders.clear()  # links in a circle, pictures that this program drew, hidden folders
+        else:
+            names += [os.path.join(folder, name) for name in files if not name.startswith(".")]
+        seen.add(real)
+    listed = []
+    for name in sorted(names):
+        if name.lower().endswith((*ENDINGS, ".zip")):
+            stat = os.stat(name) if os.path.exists(name) else None  # None: a broken link
+            about = (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
+            listed.append((os.path.relpath(name, root if root.is_dir() else root.parent), *about))
+    return listed
+
+
+def list_members(folder: Path, names: list[str]) -> tuple[list[Member], list[str]]:
+    """Every picture in these files, and what is wrong with the zip files that can't be read."""
+    members, skipped = [], []
+    for name in names:
+        inside = [""]
+        if name.lower().endswith(".zip"):
+            try:
+                with zipfile.ZipFile(folder / name) as archive:
+                    inside = [m for m in sorted(archive.namelist()) if m.lower().endswith(ENDINGS)]
+            except (OSError, zipfile.BadZipFile) as error:
+                skipped.append(f"{name}: {error}")
+                continue
+        members += [(name, member) for member in inside if "__MACOSX" not in member]
+    return members, skipped
+
+
+open_zip = functools.lru_cache(maxsize=4)(zipfile.ZipFile)  # its list of names takes long to read
+
+
+def decode(file: Path | BinaryIO, side: int) -> bytes:
+    """A picture as side × side × 3 bytes: upright, over white, shorter side fitted, centre cut."""
+    with Image.open(file) as opened:
+        opened.draft("RGB", (2 * side, 2 * side))  # spares most of the work on large JPEGs
+        image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith(("I", "F")):  # grey of 16 or 32 bits, which PIL would clip at 255
+        grey = np.nan_to_num(np.asarray(image, np.float32))
+        white = 65535 if image.mode != "F" else 1 if grey.max() <= 1 else 255
+        image = Image.fromarray((grey * (255 / white)).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC).tobytes()
+
+
+def decode_some(job: tuple[Path, list[Member], int]) -> tuple[int, bytes, list[str]]:
+    """How many pictures there were, the bytes of the good ones, and what the others have."""
+    folder, members, side = job
+    good, skipped = bytearray(), []
+    for name, member in members:
+        try:
+            path = folder / name
+            good += decode(io.BytesIO(open_zip(path).read(member)) if member else path, side)
+        except Exception as error:  # noqa: BLE001 - one picture, whatever it has, ends no run
+            skipped.append(f"{os.path.join(name, member)}: {error}")
+    return len(members), bytes(good), skipped
+
+
+def start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    warnings.simplefilter("ignore")  # PIL's, about pictures that it reads all the same
+
+
+def decode_all(folder: Path, members: list[Member], side: int, file: BinaryIO) -> list[str]:
+    """Decode the pictures into the file, in order and in parallel; returns what can't be read."""
+    jobs = [(folder, members[i : i + 64], side) for i in range(0, len(members), 64)]
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    workers = min(cores, len(jobs) // 4)  # the start of a process costs as much as some jobs
+    # Forked workers are there at once; spawned ones, the only kind elsewhere, import torch first.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    skipped = []
+    with ExitStack() as stack:
+        pool = ProcessPoolExecutor(workers, context, start_worker) if workers > 1 else None
+        run = stack.enter_context(pool).map if pool else map
+        bar = stack.enter_context(tqdm(total=len(members), desc="reading pictures", disable=None))
+        for i in range(0, len(jobs), 64):  # not all at once: the results may not fit into memory
+            for count, good, bad in run(decode_some, jobs[i : i + 64]):
+                file.write(good)
+                skipped += bad
+                bar.update(count)
+    open_zip.cache_clear()
+    return skipped
+
+
+def load_pictures(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
+    """All pictures below root, uint8 (N, side, side, 3), and what is wrong with unreadable ones.
+
+    They are decoded once, into a file of bytes beside the pictures (in out where that can't be
+    written) and, after it, one with the key it belongs to: the files' names, sizes and times.
+    """
+    files = list_files(root, leave_out=(out, DEMO))
+    if not files and root == DEMO.parent:
+        root = draw_demo(DEMO)
+        files = list_files(root)
+    folder = root if root.is_dir() else root.parent
+    key = hashlib.sha256(json.dumps([1, side, files]).encode()).hexdigest()
+    if cached := read_cache(folder, side, key) or read_cache(out, side, key):
+        return cached
+    members, skipped = list_members(folder, [name for name, *_ in files])
+    cache = (folder if os.access(folder, os.W_OK) else out) / f".GAN-{side}.u8"
+    write_file(cache, lambda file: skipped.extend(decode_all(folder, members, side, file)))
+    about = json.dumps({"key": key, "skipped": skipped}).encode()
+    write_file(cache.with_suffix(".json"), lambda file: file.write(about))
+    if pictures := read_cache(cache.parent, side, key):
+        return pictures
+    raise UserError(
+        f"No picture that can be read in {show(root)}. Put JPEG, PNG, WebP, BMP, GIF or TIFF files "
+        "there, in folders or zip files, or name another place with --data_dir=..."
+        + "".join(f"\n  {line}" for line in skipped[:10])
+    )
+
+
+def read_cache(folder: Path, side: int, key: str) -> tuple[Tensor, list[str]] | None:
+    """What load_pictures() returns, mapped from a folder's cache, if that belongs to this key."""
+    cache = folder / f".GAN-{side}.u8"
+    try:
+        about, size = json.loads(cache.with_suffix(".json").read_bytes()), cache.stat().st_size
+    except (OSError, ValueError):
+        return None
+    if about["key"] != key or size == 0:
+        return None
+    data = torch.from_file(str(cache), size=size, dtype=torch.uint8)
+    return data.view(-1, side, side, 3), about["skipped"]
+
+
+def draw_demo(folder: Path) -> Path:
+    """Fill a folder with avatar faces, for whoever has no pictures yet, unless it exists."""
+    if not folder.exists():
+        say(f"No pictures in {show(folder.parent)}: avatar faces are drawn, once, to begin with.")
+        try:
+            import demo_faces
+
+            demo_faces.draw(folder)
+        except ImportError as error:
+            say(f"But they can't be drawn: {error}.")
+    return folder
+
+
+def to_device(data: Tensor, device: torch.device) -> Tensor:
+    """The pictures on a CUDA device, if they take at most half of its free memory."""
+    fits = device.type == "cuda" and 2 * data.nbytes < torch.cuda.mem_get_info(device)[0]
+    return data.to(device) if fits else data
+
+
+def to_batch(
+    data: Tensor, index: Tensor, flip: bool, rng: torch.Generator, machine: Machine
+) -> Tensor:
+    """The pictures of data at index (N,) as float32 (N, 3, side, side) from -1 to 1, on the device."""
+    batch = data[index.to(data.device)].to(machine.device, non_blocking=True)
+    batch = batch.permute(0, 3, 1, 2).float() / 127.5 - 1
+    if flip:
+        mirrored = torch.rand(len(batch), 1, 1, 1, generator=rng, device=machine.device) < 0.5
+        batch = torch.where(mirrored, batch.flip(3), batch)
+    return batch.contiguous(memory_format=machine.layout)
+
+
+# ---- networks ------------------------------------------------------------------------------------
+#
+# One rule for every size 2^k or 3·2^k: feature maps of 4×4 at the deep end, doubled stage by stage
+# (kernel 4, stride 2, padding 1) to the last stage, which doubles or triples (kernel 5, stride 3,
+# padding 1) to the picture. Halving the side doubles the feature maps. At 96:
+#
+#     generator        noise 100 → 8·fm 4×4 → 4·fm 8×8 → 2·fm 16×16 → fm 32×32 → 3 96×96
+#     discriminator    3 96×96 → fm 32×32 → 2·fm 16×16 → 4·fm 8×8 → 8·fm 4×4 → 1 logit
+
+
+def sides(image_size: int) -> list[int]:
+    """Sides of the feature maps from 4 to the picture: 96 → [4, 8, 16, 32, 96]."""
+    found = [4]
+    while image_size > 3 * found[-1]:
+        found.append(2 * found[-1])
+    if image_size not in (2 * found[-1], 3 * found[-1]):
+        raise ValueError(f"image_size must be 2^k or 3·2^k from 8 up, not {image_size}")
+    return [*found, image_size]
+
+
+def kernel(small: int, large: int) -> tuple[int, int, int]:
+    """Kernel, stride and padding of the (transposed) convolution between two sides."""
+    factor = large // small
+    return (large, 1, 0) if small == 1 else (factor + 2, factor, 1)
+
+
+class Generator(nn.Sequential):
+    """Noise (N, noise_size, 1, 1) from N(0, 1) → pictures (N, 3, image_size, image_size), -1 to 1.
+
+    The DCGAN generator (Radford et al. 2016): transposed convolutions, batch norm and ReLU, tanh.
+    """
+
+    def __init__(self, image_size: int, noise_size: int, fm: int) -> None:
+        layers: list[Module] = []
+        *hidden, last = sides(image_size)
+        side, channels = 1, noise_size
+        for k, next_side in enumerate(hidden):  # (N, channels, side, side) → the next
+            out = fm * 2 ** (len(hidden) - 1 - k)
+            layers.append(nn.ConvTranspose2d(channels, out, *kernel(side, next_side)))
+            layers += [nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+            side, channels = next_side, out
+        layers += [nn.ConvTranspose2d(channels, 3, *kernel(side, last)), nn.Tanh()]
+        super().__init__(*layers)
+
+
+class Discriminator(nn.Sequential):
+    """Pictures (N, 3, image_size, image_size), -1 to 1 → logits (N,), high for real ones.
+
+    The generator's mirror image: convolutions and LeakyReLU 0.2; norm = "batch" puts batch norm
+    after all but the first and the last of them, as the DCGAN paper does.
+    """
+
+    def __init__(self, image_size: int, fm: int, norm: str = "none") -> None:
+        layers: list[Module] = []
+        side, channels = image_size, 3
+        for k, next_side in enumerate(reversed(sides(image_size)[:-1])):
+            out = fm * 2**k
+            layers.append(nn.Conv2d(channels, out, *kernel(next_side, side)))
+            if norm == "batch" and k > 0:
+                layers.append(nn.BatchNorm2d(out))
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+            side, channels = next_side, out
+        layers += [nn.Conv2d(channels, 1, *kernel(1, side)), nn.Flatten(0)]
+        super().__init__(*layers)
+
+
+@torch.no_grad()
+def init_dcgan(module: Module) -> None:
+    """First weights of the DCGAN paper, for module.apply(): N(0, 0.02); batch norm N(1, 0.02)."""
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)):
+        mean = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0
+        module.weight.normal_(mean, 0.02)
+        if module.bias is not None:
+            module.bias.zero_()
+
+
+def ema_decay(half_life: float, images: int, step_images: int) -> float:
+    """What the average keeps of itself over step_images pictures: 0.5^(step_images / half-life).
+
+    The half-life grows with the pictures seen, to 5 % of them at most, so that the noise of the
+    start is soon forgotten (StyleGAN2's ramp-up; Karras et al. 2020, official code).
+    """
+    return 0.5 ** (step_images / min(half_life, max(0.05 * images, 1e-8)))
+
+
+@torch.no_grad()
+def update_ema(average: Module, model: Module, decay: float) -> None:
+    """average ← decay · average + (1 - decay) · model, batch norm's statistics included."""
+    old, new = [
+        [t for t in net.state_dict().values() if t.is_floating_point()] for net in (average, model)
+    ]
+    torch._foreach_lerp_(old, new, 1 - decay)
+
+
+# ---- losses --------------------------------------------------------------------------------------
+
+
+def bce_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """-E log D(x) - E log(1 - D(G(z))), D = sigmoid(logit) (Goodfellow et al. 2014, eq. 1).
+
+    From logits (N,) to a number: -log sigmoid(x) = softplus(-x), which never overflows.
+    """
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def bce_g(fake_logits: Tensor) -> Tensor:
+    """-E log D(G(z)), the non-saturating loss (Goodfellow et al. 2014, section 3)."""
+    return F.softplus(-fake_logits).mean()
+
+
+# ---- one step of D, one step of G ----------------------------------------------------------------
+
+
+def discriminate(dis: Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of real and fake pictures, in one pass unless D has batch statistics to keep apart."""
+    if any(isinstance(module, nn.BatchNorm2d) for module in dis.modules()):
+        return dis(real).float(), dis(fake).float()
+    real_logits, fake_logits = dis(torch.cat([real.to(fake.dtype), fake])).float().split(len(real))
+    return real_logits, fake_logits
+
+
+def d_step(
+    gen: Module, dis: Module, opt_d: Optimizer, real: Tensor, noise: Tensor,
+    machine: Machine,
+) -> Tensor:  # fmt: skip
+    """Train D on a batch (N, 3, S, S) and noise (N, Z, 1, 1); returns (loss_d, d_real, d_fake)."""
+    with machine.autocast():
+        with torch.no_grad():
+            fake = gen(noise)
+        real_logits, fake_logits = discriminate(dis, real, fake)
+    loss = bce_d(real_logits, fake_logits)
+    opt_d.zero_grad()
+    loss.backward()
+    opt_d.step()
+    d_real, d_fake = real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()
+    return torch.stack([loss / 2, d_real, d_fake]).detach()
+
+
+def g_step(gen: Module, dis: Module, opt_g: Optimizer, noise: Tensor, machine: Machine) -> Tensor:
+    """Train G on noise (N, Z, 1, 1); returns its loss."""
+    dis.requires_grad_(False)  # D's weights need no gradient here: a third of the work
+    with machine.autocast():
+        fake_logits = dis(gen(noise)).float()
+    loss = bce_g(fake_logits)
+    opt_g.zero_grad()
+    loss.backward()
+    opt_g.step()
+    dis.requires_grad_(True)
+    return loss.detach()
+
+
+# ---- pictures and curves -------------------------------------------------------------------------
+
+Row = dict[str, Any]  # an epoch, as in losses.csv
+
+
+@torch.no_grad()
+def draw(gen: Module, noise: Tensor) -> Tensor:
+    """Pictures (N, 3, S, S) from noise (N, Z, 1, 1), with batch norm's running statistics."""
+    training = gen.training
+    pictures = gen.eval()(noise)
+    gen.train(training)
+    return pictures
+
+
+def save_grid(path: Path, pictures: Tensor) -> None:
+    """Write pictures (N, 3, S, S) from -1 to 1 as PNG, eight a row, pixel for pixel."""
+    from torchvision.utils import make_grid  # takes a second to import, so not before the start
+
+    grid = make_grid(pictures.float().cpu(), nrow=8, padding=2, pad_value=1.0)
+    pixels = ((grid + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    write_file(path, lambda file: Image.fromarray(pixels).save(file, "PNG"))
+
+
+def save_curves(path: Path, history: list[Row]) -> None:
+    """Write both losses over the epochs so far as PNG."""
+    from matplotlib.figure import Figure  # not pyplot, which looks for a display
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot(title=f"losses up to epoch {history[-1]['epoch']}")
+    for name, label in (("loss_d", "discriminator (loss_d)"), ("loss_g", "generator (loss_g)")):
+        points = [(row["epoch"], row[name]) for row in history if row[name] is not None]
+        if points:  # a network may have had no turn yet
+            axes.plot(*zip(*points, strict=True), marker=".", label=label)
+            axes.legend()
+    axes.set(xlabel="epoch", ylabel="binary cross entropy", ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    write_file(path, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+def save_history(path: Path, history: list[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, history[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_file(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def save_settings(out: Path, settings: Row, machine: Machine, n_pictures: int) -> None:
+    packages = ("torch", "torchvision", "numpy", "pillow", "matplotlib")
+    about = {
+        "settings": settings,
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "device": str(machine),
+        "system": platform.platform(),
+        "pictures": n_pictures,
+        "command": shlex.join(sys.argv),
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    write_file(out / "settings.json", lambda file: file.write(json.dumps(about, indent=2).encode()))
+
+
+def save_skipped(path: Path, skipped: list[str]) -> None:
+    """Write what is wrong with each picture that can't be read, and say it of the first ten."""
+    if not skipped:
+        return path.unlink(missing_ok=True)
+    lines = [line.encode("utf-8", "backslashreplace").decode() for line in skipped]
+    write_file(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
+    say(f"{len(lines)} pictures can't be read; {show(path)} names them all:")
+    say("\n".join(f"  {line}" for line in lines[:10]))
+
+
+# ---- checkpoint ----------------------------------------------------------------------------------
+
+FORMAT = "GAN.py 1"
+RUN_FILES = ("real.png", "epoch-*.png", "losses.csv", "settings.json", "*.pt")
+
+
+@dataclass
+class Progress:
+    """How far a run has come: with weights, optimisers and random state, all of a checkpoint."""
+
+    fixed_noise: Tensor  # (64, noise_size, 1, 1), of every grid
+    order: Tensor  # of the pictures in this epoch (N,)
+    sums: Tensor  # (4,), over this epoch: loss_d, d_real, d_fake, loss_g
+    epoch: int = 1  # the one in work
+    batch: int = 0  # batches of it that are done
+    step: int = 0  # batches of the whole run
+    images: int = 0  # pictures of the whole run
+    seconds: float = 0.0  # of training, over all sessions
+    history: list[Row] = field(default_factory=list)
+
+
+def save_checkpoint(
+    out: Path, parts: Row, rng: torch.Generator, progress: Progress, settings: Row
+) -> None:
+    """Write generator.pt, all that sampling needs, and checkpoint.pt, all to go on from."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    about = {"format": FORMAT, "settings": settings}
+    generator = {"generator": states.get("average", states["gen"]), "epoch": progress.epoch}
+    write_file(out / "generator.pt", lambda file: torch.save(about | generator, file))
+    random = {"rng": rng.get_state(), "device": rng.device.type}
+    whole = about | random | {"parts": states, "progress": vars(progress)}
+    write_file(out / "checkpoint.pt", lambda file: torch.save(whole, file))
+
+
+def load_checkpoint(out: Path, settings: Row) -> Row | None:
+    """The checkpoint in out, None without one; UserError where these settings don't fit it."""
+    path = out / "checkpoint.pt"
+    ways_out = "choose another --img_dir, or begin anew with --fresh=True (the old run moves aside)"
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["format"] != FORMAT:
+            raise ValueError(f"it is of another version, {saved['format']}")
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # noqa: BLE001 - torch.load raises many kinds
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{show(path)} can't be read ({reason}): {ways_out}.") from None
+    old = saved["settings"]
+    changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
+    shapes = ("image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm")
+    if other := ", ".join(changed[name] for name in shapes if name in changed):
+        raise UserError(f"{show(out)} holds a run of other networks ({other}): {ways_out}.")
+    for name in changed.keys() - {"data_dir", "img_dir", "n_epoch", "fresh", "workers"}:
+        too_late = ", too late to have an effect" if name in ("init", "seed") else ""
+        say(f"changed since the checkpoint: {changed[name]}{too_late}")
+    return saved
+
+
+def restore(saved: Row, parts: Row, rng: torch.Generator, n_pictures: int, batch: int) -> Progress:
+    """Put networks, optimisers and random state back to a checkpoint; returns how far it was."""
+    for name, part in parts.items():  # an average that was off before starts from the generator
+        part.load_state_dict(saved["parts"].get(name, saved["parts"]["gen"]))
+    p = Progress(**saved["progress"])
+    p.fixed_noise, p.order, p.sums = (t.to(rng.device) for t in (p.fixed_noise, p.order, p.sums))
+    if saved["device"] == rng.device.type:
+        rng.set_state(saved["rng"])
+    else:
+        say("The checkpoint comes from another kind of device: other random numbers from here on.")
+        rng.manual_seed(p.step)
+    batch_before = min(saved["settings"]["batch_size"], len(p.order))
+    if p.batch and (len(p.order), batch_before) != (n_pictures, batch):
+        say(f"Other pictures or batches than before: epoch {p.epoch} begins again.")
+        p.batch = 0
+    return p
+
+
+def move_aside(out: Path) -> None:
+    """Move the files of a run that has learnt something into out/run-1, run-2, ..."""
+    files = sorted({path for pattern in RUN_FILES for path in out.glob(pattern)})
+    if any(path.suffix == ".pt" or path.name.startswith("epoch-") for path in files):
+        aside = next(p for n in itertools.count(1) if not (p := out / f"run-{n}").exists())
+        aside.mkdir()
+        for path in files:
+            path.rename(aside / path.name)
+        say(f"The earlier run is now in {show(aside)}.")
+
+
+# ---- train() -------------------------------------------------------------------------------------
+
+
+def catch_signals(caught: list[int]) -> None:
+    """Have Ctrl-C and SIGTERM put their number into the list, and a second one end at once."""
+
+    def catch(number: int, frame: object) -> None:
+        caught.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, catch)
+    signal.signal(signal.SIGTERM, catch)
+
+
+def epoch_row(p: Progress, sums: list[float], batch: int, d_every: int, g_every: int) -> Row:
+    """The row of losses.csv for the epoch that ends; None where a network had no turn in it."""
+    d_turns, g_turns = (p.step // k - (p.step - p.batch) // k for k in (d_every, g_every))
+    loss_d, d_real, d_fake = (value / d_turns if d_turns else None for value in sums[:3])
+    loss_g = sums[3] / g_turns if g_turns else None
+    row = {"epoch": p.epoch, "loss_d": loss_d, "loss_g": loss_g, "d_real": d_real, "d_fake": d_fake}
+    seconds = p.seconds - (p.history[-1]["seconds"] if p.history else 0)
+    speed = {"seconds": p.seconds, "images_per_second": p.batch * batch / seconds}
+    return row | {"images": p.images} | speed
+
+
+def in_words(row: Row) -> str:
+    words = {"loss_d": "loss_d", "loss_g": "loss_g", "d_real": "D(x)", "d_fake": "D(G(z))"}
+    numbers = [f"{word} {row[n]:.3f}" for n, word in words.items() if row[n] is not None]
+    return "  ".join([*numbers, f"{row['images_per_second']:.0f} pictures/s"])
+
+
+def say_if_long(rate: float, left: int, machine: Machine) -> None:
+    """Say how long `left` pictures take at this rate, if that is long, and what is quicker."""
+    if left / rate > 1800:
+        say(f"At {rate:.0f} pictures/s, this run takes {duration(left / rate)} from here.")
+        if machine.device.type == "cpu" and (HERE / "recipes" / "quick96.py").exists():
+            say("Without a GPU, faces come soonest with: python GAN.py recipes/quick96.py")
+
+
+def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Row]:
+    """Train up to n_epoch as the settings say and write what comes out; returns the history."""
+    settings = {name: globals()[name] for name in RULES}
+    saved = None if fresh else load_checkpoint(out, settings)
+    if saved and saved["progress"]["epoch"] > n_epoch:
+        say(f"{show(out)} holds a finished run of {saved['progress']['epoch'] - 1} epochs.")
+        say("To extend it, raise --n_epoch; to begin anew, --fresh=True (it moves aside).")
+        return saved["progress"]["history"]
+
+    torch.manual_seed(seed)
+    gen: Module = Generator(image_size, noise_size, gen_fm)
+    dis: Module = Discriminator(image_size, dis_fm, dis_norm)
+    if init == "dcgan":
+        gen.apply(init_dcgan)
+        dis.apply(init_dcgan)
+    fixed_noise = torch.randn(64, noise_size, 1, 1).to(machine.device)
+    gen = gen.to(machine.device).to(memory_format=machine.layout)
+    dis = dis.to(machine.device).to(memory_format=machine.layout)
+    average = copy.deepcopy(gen).requires_grad_(False) if ema else gen
+    adam: Row = {"betas": (beta1, beta2), "fused": machine.device.type != "mps"}
+    opt_g = Adam(gen.parameters(), lr_g, **adam)
+    opt_d = Adam(dis.parameters(), lr_d, **adam)
+    parts: Row = {"gen": gen, "dis": dis, "opt_g": opt_g, "opt_d": opt_d}
+    parts |= {"average": average} if ema else {}
+
+    data, batch = to_device(data, machine.device), min(batch_size, len(data))
+    n_batch = len(data) // batch
+    rng = torch.Generator(machine.device).manual_seed(seed)
+    if saved:
+        p = restore(saved, parts, rng, len(data), batch)
+        opt_g.param_groups[0].update(adam, lr=lr_g)  # the settings rule, not the checkpoint
+        opt_d.param_groups[0].update(adam, lr=lr_d)
+    else:
+        move_aside(out)
+        p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
+        some = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:64]
+        save_grid(out / "real.png", to_batch(data, some, False, rng, machine))
+    save_settings(out, settings, machine, len(data))
+    sizes = [f"{sum(w.numel() for w in net.parameters()):,} weights" for net in (gen, dis)]
+    say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine}")
+    say(f"generator {sizes[0]}, discriminator {sizes[1]}; look into {show(out)}")
+
+    def noise() -> Tensor:
+        return torch.randn(batch, noise_size, 1, 1, generator=rng, device=machine.device)
+
+    done, total = ((p.epoch - 1) * n_batch + p.batch) * batch, n_epoch * n_batch * batch
+    bar = tqdm(initial=done, total=total, unit=" pictures", unit_scale=True, disable=None)
+    began, done_before, notice_after = time.perf_counter(), done, 10.0
+    caught: list[int] = []
+    catch_signals(caught)
+    with bar:
+        while p.epoch <= n_epoch and not caught:
+            bar.set_description(f"epoch {p.epoch}/{n_epoch}")
+            start = time.perf_counter()
+            if p.batch == 0:
+                p.order = torch.randperm(len(data), generator=rng, device=machine.device)
+                p.sums.zero_()
+            while p.batch < n_batch and not caught:
+                index = p.order[p.batch * batch : (p.batch + 1) * batch]
+                p.batch, p.step, p.images = p.batch + 1, p.step + 1, p.images + batch
+                if p.step % d_every == 0:
+                    real = to_batch(data, index, flip, rng, machine)
+                    p.sums[:3] += d_step(gen, dis, opt_d, real, noise(), machine)
+                if p.step % g_every == 0:
+                    p.sums[3] += g_step(gen, dis, opt_g, noise(), machine)
+                    if ema:
+                        update_ema(average, gen, ema_decay(ema, p.images, g_every * batch))
+                bar.update(batch)
+                done += batch
+                if (elapsed := time.perf_counter() - began) > notice_after:
+                    say_if_long((done - done_before) / elapsed, total - done, machine)
+                    notice_after = math.inf
+            sums = p.sums.tolist()  # waits for the device, so that the clock below is right
+            p.seconds += time.perf_counter() - start
+            if p.batch < n_batch:
+                break
+            p.history.append(epoch_row(p, sums, batch, d_every, g_every))
+            save_history(out / "losses.csv", p.history)
+            bar.set_postfix_str(in_words(p.history[-1]))
+            say(f"epoch {p.epoch}/{n_epoch}  {in_words(p.history[-1])}")
+            due = p.epoch in (1, n_epoch) or p.epoch % save_every == 0
+            if due:
+                save_grid(out / f"epoch-{p.epoch}.png", draw(average, p.fixed_noise))
+                save_curves(out / f"epoch-{p.epoch}-loss.png", p.history)
+            p.epoch, p.batch = p.epoch + 1, 0
+            if due:
+                save_checkpoint(out, parts, rng, p, settings)
+        if stopped := caught and p.epoch <= n_epoch:
+            save_checkpoint(out, parts, rng, p, settings)
+    if stopped:
+        words = [word for word in sys.argv if not word.startswith("--fresh")]
+        say(f"Stopped in epoch {p.epoch} of {n_epoch} with everything saved.")
+        say(f"To go on: python {shlex.join(words)}")
+        sys.exit(128 + caught[0])
+    say(f"Finished {n_epoch} epochs in {duration(p.seconds)}: {show(out / f'epoch-{n_epoch}.png')}")
+    return p.history
+
+
+# ---- main() --------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    if {"-h", "--help"} & set(sys.argv):
+        return print_help()
+    try:
+        read_settings(sys.argv[1:])
+        machine = choose_machine(device, precision)
+        if dry_run:
+            import rehearse
+
+            return rehearse.main(sys.modules[__name__], machine)
+        out = HERE / img_dir
+        data, skipped = load_pictures(HERE / data_dir, image_size, out)
+        save_skipped(out / "skipped.txt", skipped)
+        train(out, data, machine, n_epoch)
+    except UserError as error:
+        sys.exit(f"GAN.py: {error}")
+    except OSError as error:
+        sys.exit(f"GAN.py: {error.strerror}: {error.filename}. See to it, and start again.")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
