@@ -14,9 +14,9 @@
     python GAN.py --help                        list all settings
 
 Pictures are looked for in data/, in folders and zip files; where there are none, avatar faces are
-drawn for a first run. In img/ appear real.png (the pictures as the network sees them), epoch-N.png
-(the same 64 noise vectors through the generator each time), epoch-N-loss.png and losses.csv,
-settings.json, checkpoint.pt (start again and it goes on) and generator.pt (all that sampling needs).
+drawn for a first run. In img/ appear real.png (pictures as the network sees them), epoch-N.png (the
+same 64 noise vectors through the generator each time), epoch-N-loss.png and losses.csv,
+settings.json, checkpoint.pt (start again: it goes on) and generator.pt (all that sampling needs).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from __future__ import annotations
 import ast
 import copy
 import csv
-import datetime
 import difflib
 import functools
 import hashlib
@@ -54,6 +53,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
+from torch import Generator as Rng
 from torch import Tensor, nn
 from torch.nn import Module
 from torch.optim import Adam, Optimizer
@@ -126,7 +126,7 @@ RULES: dict[str, Rule] = {
     for name in names.split()
 }
 HERE = Path(__file__).resolve().parent  # where paths in this file and in recipes start
-DEMO = HERE / "data" / "demo"  # avatar faces, until there are pictures
+DEMO, N_DEMO = HERE / "data" / "demo", 4096  # avatar faces, until there are pictures
 
 
 class UserError(Exception):
@@ -227,15 +227,11 @@ class Machine:
     device: torch.device
     dtype: torch.dtype  # inside the networks; weights, losses and optimisers stay float32
     layout: torch.memory_format
+    name: str
 
     def autocast(self) -> torch.autocast:
         enabled = self.dtype != torch.float32
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
-
-    def __str__(self) -> str:
-        cuda = self.device.type == "cuda"
-        name = torch.cuda.get_device_name(self.device) if cuda else self.device.type.upper()
-        return f"{name} in {str(self.dtype).removeprefix('torch.')}"
 
 
 def choose_machine(device: str, precision: str) -> Machine:
@@ -248,16 +244,17 @@ def choose_machine(device: str, precision: str) -> Machine:
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"device={device} can't be used here; --device=auto finds one.") from None
-    if precision == "auto" and place.type == "cuda":
-        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if precision == "auto" and place.type == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        precision = "bf16" if native else "fp32"
+    name, bf16, layout = device, precision == "bf16", torch.channels_last  # what convolutions want
     if place.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # all batches have one shape: look for the best once
-    # Convolutions want channels last, but for MPS.
-    layout = torch.contiguous_format if place.type == "mps" else torch.channels_last
-    return Machine(place, torch.bfloat16 if precision == "bf16" else torch.float32, layout)
+        torch.backends.cudnn.benchmark = True  # batches have one shape: look for the best way once
+        name = torch.cuda.get_device_name(place)
+        bf16 |= precision == "auto" and torch.cuda.is_bf16_supported(including_emulation=False)
+    elif place.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        bf16 |= precision == "auto" and native
+    elif place.type == "mps":
+        layout = torch.contiguous_format
+    return Machine(place, torch.bfloat16 if bf16 else torch.float32, layout, name)
 
 
 def say(text: str) -> None:
@@ -272,10 +269,8 @@ def show(path: Path) -> str:
 
 
 def duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes > 90 else f"{minutes} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else "below 1 min"
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -300,14 +295,16 @@ Member = tuple[str, str]  # a file below data_dir and, if it is a zip file, a na
 
 def list_files(root: Path, leave_out: Sequence[Path] = ()) -> list[tuple[str, int, int]]:
     """Picture and zip files below root, or root itself, sorted: (name, bytes, mtime in ns)."""
-    names, seen = [str(root)] if root.is_file() else [], set()
+    names = [str(root)] if root.is_file() else []
+    seen = {os.path.realpath(path) for path in leave_out if path != root}
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen or Path(folder) in leave_out or folder[len(str(root)) + 1 :][:1] == ".":
-            folders.clear()  # links in a circle, pictures that this program drew, hidden folders
-        else:
-            names += [os.path.join(folder, name) for name in files if not name.startswith(".")]
+        if real in seen:  # to be left out, or a circle of links
+            folders.clear()
+            continue
         seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names += [os.path.join(folder, name) for name in files if not name.startswith(".")]
     listed = []
     for name in sorted(names):
         if name.lower().endswith((*ENDINGS, ".zip")):
@@ -359,8 +356,8 @@ def decode_some(job: tuple[Path, list[Member], int]) -> tuple[int, bytes, list[s
         try:
             path = folder / name
             good += decode(io.BytesIO(open_zip(path).read(member)) if member else path, side)
-        except Exception as error:  # noqa: BLE001 - one picture, whatever it has, ends no run
-            skipped.append(f"{os.path.join(name, member)}: {error}")
+        except Exception as error:  # one picture, whatever is wrong with it, ends no run
+            skipped.append(f"{name}{'/' if member else ''}{member}: {error}")
     return len(members), bytes(good), skipped
 
 
@@ -398,7 +395,7 @@ def load_pictures(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
     """
     files = list_files(root, leave_out=(out, DEMO))
     if not files and root == DEMO.parent:
-        root = draw_demo(DEMO)
+        root = draw_demo(DEMO, N_DEMO)
         files = list_files(root)
     folder = root if root.is_dir() else root.parent
     key = hashlib.sha256(json.dumps([1, side, files]).encode()).hexdigest()
@@ -411,7 +408,11 @@ def load_pictures(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
     write_file(cache.with_suffix(".json"), lambda file: file.write(about))
     if pictures := read_cache(cache.parent, side, key):
         return pictures
-    raise UserError(
+    raise no_pictures(root, skipped)
+
+
+def no_pictures(root: Path, skipped: list[str]) -> UserError:
+    return UserError(
         f"No picture that can be read in {show(root)}. Put JPEG, PNG, WebP, BMP, GIF or TIFF files "
         "there, in folders or zip files, or name another place with --data_dir=..."
         + "".join(f"\n  {line}" for line in skipped[:10])
@@ -431,16 +432,16 @@ def read_cache(folder: Path, side: int, key: str) -> tuple[Tensor, list[str]] | 
     return data.view(-1, side, side, 3), about["skipped"]
 
 
-def draw_demo(folder: Path) -> Path:
+def draw_demo(folder: Path, n: int) -> Path:
     """Fill a folder with avatar faces, for whoever has no pictures yet, unless it exists."""
     if not folder.exists():
-        say(f"No pictures in {show(folder.parent)}: avatar faces are drawn, once, to begin with.")
         try:
             import demo_faces
 
-            demo_faces.draw(folder)
+            say(f"No pictures in {show(DEMO.parent)}: avatar faces are drawn to begin with.")
+            demo_faces.draw(folder, n)
         except ImportError as error:
-            say(f"But they can't be drawn: {error}.")
+            say(f"Avatar faces could be drawn to begin with, but for this: {error}.")
     return folder
 
 
@@ -450,10 +451,8 @@ def to_device(data: Tensor, device: torch.device) -> Tensor:
     return data.to(device) if fits else data
 
 
-def to_batch(
-    data: Tensor, index: Tensor, flip: bool, rng: torch.Generator, machine: Machine
-) -> Tensor:
-    """The pictures of data at index (N,) as float32 (N, 3, side, side) from -1 to 1, on the device."""
+def to_batch(data: Tensor, index: Tensor, flip: bool, rng: Rng, machine: Machine) -> Tensor:
+    """The pictures at index (N,) as float32 (N, 3, side, side) from -1 to 1, on the device."""
     batch = data[index.to(data.device)].to(machine.device, non_blocking=True)
     batch = batch.permute(0, 3, 1, 2).float() / 127.5 - 1
     if flip:
@@ -584,9 +583,8 @@ def discriminate(dis: Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tenso
 
 
 def d_step(
-    gen: Module, dis: Module, opt_d: Optimizer, real: Tensor, noise: Tensor,
-    machine: Machine,
-) -> Tensor:  # fmt: skip
+    gen: Module, dis: Module, opt_d: Optimizer, real: Tensor, noise: Tensor, machine: Machine
+) -> Tensor:
     """Train D on a batch (N, 3, S, S) and noise (N, Z, 1, 1); returns (loss_d, d_real, d_fake)."""
     with machine.autocast():
         with torch.no_grad():
@@ -667,11 +665,12 @@ def save_settings(out: Path, settings: Row, machine: Machine, n_pictures: int) -
     about = {
         "settings": settings,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "device": str(machine),
+        "device": machine.name,
+        "dtype": str(machine.dtype),
         "system": platform.platform(),
         "pictures": n_pictures,
         "command": shlex.join(sys.argv),
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
     write_file(out / "settings.json", lambda file: file.write(json.dumps(about, indent=2).encode()))
 
@@ -707,9 +706,7 @@ class Progress:
     history: list[Row] = field(default_factory=list)
 
 
-def save_checkpoint(
-    out: Path, parts: Row, rng: torch.Generator, progress: Progress, settings: Row
-) -> None:
+def save_checkpoint(out: Path, parts: Row, rng: Rng, progress: Progress, settings: Row) -> None:
     """Write generator.pt, all that sampling needs, and checkpoint.pt, all to go on from."""
     states = {name: part.state_dict() for name, part in parts.items()}
     about = {"format": FORMAT, "settings": settings}
@@ -730,7 +727,7 @@ def load_checkpoint(out: Path, settings: Row) -> Row | None:
             raise ValueError(f"it is of another version, {saved['format']}")
     except FileNotFoundError:
         return None
-    except Exception as error:  # noqa: BLE001 - torch.load raises many kinds
+    except Exception as error:  # torch.load raises many kinds
         reason = str(error).split("\n")[0]
         raise UserError(f"{show(path)} can't be read ({reason}): {ways_out}.") from None
     old = saved["settings"]
@@ -744,7 +741,7 @@ def load_checkpoint(out: Path, settings: Row) -> Row | None:
     return saved
 
 
-def restore(saved: Row, parts: Row, rng: torch.Generator, n_pictures: int, batch: int) -> Progress:
+def restore(saved: Row, parts: Row, rng: Rng, n_pictures: int, batch: int) -> Progress:
     """Put networks, optimisers and random state back to a checkpoint; returns how far it was."""
     for name, part in parts.items():  # an average that was off before starts from the generator
         part.load_state_dict(saved["parts"].get(name, saved["parts"]["gen"]))
@@ -800,9 +797,9 @@ def epoch_row(p: Progress, sums: list[float], batch: int, d_every: int, g_every:
 
 
 def in_words(row: Row) -> str:
-    words = {"loss_d": "loss_d", "loss_g": "loss_g", "d_real": "D(x)", "d_fake": "D(G(z))"}
-    numbers = [f"{word} {row[n]:.3f}" for n, word in words.items() if row[n] is not None]
-    return "  ".join([*numbers, f"{row['images_per_second']:.0f} pictures/s"])
+    known = [name for name in ("loss_d", "loss_g", "d_real", "d_fake") if row[name] is not None]
+    speed = f"{row['images_per_second']:.0f} pictures/s"
+    return "  ".join([*(f"{name} {row[name]:.3f}" for name in known), speed])
 
 
 def say_if_long(rate: float, left: int, machine: Machine) -> None:
@@ -840,7 +837,7 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Row]:
 
     data, batch = to_device(data, machine.device), min(batch_size, len(data))
     n_batch = len(data) // batch
-    rng = torch.Generator(machine.device).manual_seed(seed)
+    rng = Rng(machine.device).manual_seed(seed)
     if saved:
         p = restore(saved, parts, rng, len(data), batch)
         opt_g.param_groups[0].update(adam, lr=lr_g)  # the settings rule, not the checkpoint
@@ -848,11 +845,11 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Row]:
     else:
         move_aside(out)
         p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
-        some = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:64]
+        some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64]
         save_grid(out / "real.png", to_batch(data, some, False, rng, machine))
     save_settings(out, settings, machine, len(data))
     sizes = [f"{sum(w.numel() for w in net.parameters()):,} weights" for net in (gen, dis)]
-    say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine}")
+    say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine.name}")
     say(f"generator {sizes[0]}, discriminator {sizes[1]}; look into {show(out)}")
 
     def noise() -> Tensor:
@@ -919,12 +916,11 @@ def main() -> None:
         return print_help()
     try:
         read_settings(sys.argv[1:])
-        machine = choose_machine(device, precision)
         if dry_run:
-            import rehearse
+            from rehearse import rehearse
 
-            return rehearse.main(sys.modules[__name__], machine)
-        out = HERE / img_dir
+            return rehearse(sys.modules[__name__])
+        machine, out = choose_machine(device, precision), HERE / img_dir
         data, skipped = load_pictures(HERE / data_dir, image_size, out)
         save_skipped(out / "skipped.txt", skipped)
         train(out, data, machine, n_epoch)
@@ -932,6 +928,8 @@ def main() -> None:
         sys.exit(f"GAN.py: {error}")
     except OSError as error:
         sys.exit(f"GAN.py: {error.strerror}: {error.filename}. See to it, and start again.")
+    except torch.OutOfMemoryError:
+        sys.exit("GAN.py: out of memory. Use a smaller --batch_size, or --gen_fm and --dis_fm.")
     except KeyboardInterrupt:
         sys.exit(130)
 

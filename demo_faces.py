@@ -6,6 +6,7 @@
 GAN.py calls draw() by itself when its data folder holds no pictures. Every face is a random choice
 of hair, eyes, mouth and colours from the avatar set of getavataaars.com, cropped to the face.
 """
+
 import colorsys
 import re
 import signal
@@ -21,10 +22,32 @@ from tqdm import tqdm
 # A network learns what it sees often. So: many kinds of the common parts, and none that is rare,
 # hides the eyes (sunglasses, helmets, curls over the face), keeps a colour of its own, sticks out
 # of the frame or spoils the mood (tears, grimaces). In a row of pairs, the number says how often.
-short = ["NONE", "BUZZCUT", "CAESAR", "CAESAR_SIDE_PART", "PIXIE", "SHAGGY", "SHORT_CURLY",
-         "SHORT_DREADS_1", "SHORT_FLAT", "SHORT_ROUND", "SHORT_WAVED"]
-long = ["BOB", "CURLY", "FRO", "LONG_NOT_TOO_LONG", "MIA_WALLACE", "MOWGLI", "SHAGGY_MULLET",
-        "STRAIGHT_1", "STRAIGHT_STRAND", "TWIST_LONG_HAIR", "WILD"]
+short = [
+    "NONE",
+    "BUZZCUT",
+    "CAESAR",
+    "CAESAR_SIDE_PART",
+    "PIXIE",
+    "SHAGGY",
+    "SHORT_CURLY",
+    "SHORT_DREADS_1",
+    "SHORT_FLAT",
+    "SHORT_ROUND",
+    "SHORT_WAVED",
+]
+long = [
+    "BOB",
+    "CURLY",
+    "FRO",
+    "LONG_NOT_TOO_LONG",
+    "MIA_WALLACE",
+    "MOWGLI",
+    "SHAGGY_MULLET",
+    "STRAIGHT_1",
+    "STRAIGHT_STRAND",
+    "TWIST_LONG_HAIR",
+    "WILD",
+]
 hats = ["HIJAB", "TURBAN", "WINTER_HAT_3"]
 eyebrows = {"DEFAULT": 1, "DEFAULT_NATURAL": 1, "RAISED_EXCITED": 1, "RAISED_EXCITED_NATURAL": 1}
 eyes = {"DEFAULT": 6, "HAPPY": 2, "SQUINT": 2}
@@ -49,7 +72,7 @@ def pick(rng: Random, weights: dict[str, int]) -> str:
 def blend(ramp: list[str], t: float) -> str:
     """The colour at t, from 0 (first of the ramp) to below 1 (last), as "#rrggbb"."""
     i, f = divmod(t * (len(ramp) - 1), 1)
-    a, b = (bytes.fromhex(colour[1:]) for colour in ramp[int(i):int(i) + 2])
+    a, b = (bytes.fromhex(colour[1:]) for colour in ramp[int(i) : int(i) + 2])
     return "#" + bytes(round(x + f * (y - x)) for x, y in zip(a, b, strict=True)).hex()
 
 
@@ -101,8 +124,8 @@ def save_face(index: int, folder: Path, size: int, seed: int) -> None:
     rng = Random(f"{seed}/{index}")  # of its own: the same face whoever draws it, in any order
     background = any_hue(rng, 0.85, 0.6)
     png = resvg_py.svg_to_bytes(
-        face_svg(rng), background=background, width=size, height=size,
-        skip_system_fonts=True)  # there is no text: spare the search for fonts, once a face
+        face_svg(rng), background=background, width=size, height=size, skip_system_fonts=True
+    )  # there is no text: spare the search for fonts, once a face
     (folder / f"{index:05d}.png").write_bytes(png)
 
 
@@ -137,7 +160,7 @@ def draw(folder: Path, n: int = 4096, size: int = 192, seed: int = 0) -> None:
 
 
 def main() -> None:
-    folder, n, *rest = sys.argv[1:] + ["data/demo", "4096"][len(sys.argv) - 1:]
+    folder, n, *rest = sys.argv[1:] + ["data/demo", "4096"][len(sys.argv) - 1 :]
     if rest or folder.startswith("-") or not n.isdecimal() or int(n) == 0:
         sys.exit("usage: python demo_faces.py [folder] [n], where n, 1 or more, counts the faces")
     try:

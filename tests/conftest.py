@@ -1,0 +1,49 @@
+"""What several tests need: a folder of avatar faces, and the program run as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ["OMP_NUM_THREADS"] = "2"  # the same sums in the same order, whatever the machine
+
+TINY = ["--image_size=32", "--noise_size=8", "--gen_fm=4", "--dis_fm=4", "--batch_size=8"]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 avatar faces, 48×48."""
+    import demo_faces
+
+    folder = tmp_path_factory.mktemp("pictures") / "faces"
+    demo_faces.draw(folder, n=40, size=48)
+    return folder
+
+
+@pytest.fixture
+def gan(tmp_path: Path) -> Run:
+    """Run GAN.py, tiny, with img_dir=tmp_path/img; other words and settings of run() as given."""
+
+    def run(*words: str, code: int = 0, script: Path = ROOT / "GAN.py", **kwargs: object):  # type: ignore[no-untyped-def]
+        command = [sys.executable, str(script), *TINY, f"--img_dir={tmp_path / 'img'}", *words]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            **kwargs,  # type: ignore[call-overload]
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run

@@ -1,0 +1,199 @@
+"""Networks, losses and single steps, held against the report's numbers and closed forms."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import GAN
+
+CPU = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
+SIZES = (32, 48, 64, 96, 128, 192, 256)
+
+
+def count(net: nn.Module) -> int:
+    return sum(weight.numel() for weight in net.parameters())
+
+
+def shapes(net: nn.Module) -> list[tuple[int, ...]]:
+    """(in, out, kernel, stride, padding) of every convolution."""
+    return [
+        (m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0], int(m.padding[0]))
+        for m in net.modules()
+        if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fm", "generator", "discriminator"), [(32, 1_101_571, 695_105), (128, 12_663_811, 11_037_953)]
+)
+def test_numbers_of_weights(fm: int, generator: int, discriminator: int) -> None:
+    assert count(GAN.Generator(96, 100, fm)) == generator
+    assert count(GAN.Discriminator(96, fm)) == discriminator
+
+
+def test_layers_at_96_are_the_reports() -> None:
+    gen, dis = GAN.Generator(96, 100, 32), GAN.Discriminator(96, 32)
+    up = [(100, 256, 4, 1, 0), (256, 128, 4, 2, 1), (128, 64, 4, 2, 1), (64, 32, 4, 2, 1)]
+    assert shapes(gen) == [*up, (32, 3, 5, 3, 1)]
+    down = [(32, 64, 4, 2, 1), (64, 128, 4, 2, 1), (128, 256, 4, 2, 1)]
+    assert shapes(dis) == [(3, 32, 5, 3, 1), *down, (256, 1, 4, 1, 0)]
+    names = [type(m).__name__ for m in gen]
+    assert names == ["ConvTranspose2d", "BatchNorm2d", "ReLU"] * 4 + ["ConvTranspose2d", "Tanh"]
+    names = [type(m).__name__ for m in dis]
+    assert names == ["Conv2d", "LeakyReLU"] * 4 + ["Conv2d", "Flatten"]
+    assert {m.negative_slope for m in dis if isinstance(m, nn.LeakyReLU)} == {0.2}
+    assert all(m.bias is not None for m in [*gen, *dis] if hasattr(m, "kernel_size"))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_one_rule_for_every_size(size: int) -> None:
+    gen, dis = GAN.Generator(size, 7, 2), GAN.Discriminator(size, 2, "batch")
+    pictures = gen(torch.randn(3, 7, 1, 1))
+    assert pictures.shape == (3, 3, size, size)
+    assert pictures.abs().max() <= 1
+    assert dis(pictures).shape == (3,)
+    sides = GAN.sides(size)
+    assert sides[0] == 4
+    assert [b // a for a, b in itertools.pairwise(sides)][:-1] == [2] * (len(sides) - 2)
+    reverse = [(out, into, *rest) for into, out, *rest in reversed(shapes(gen)[1:])]
+    assert shapes(dis)[:-1] == reverse  # the discriminator mirrors the generator
+
+
+@pytest.mark.parametrize("size", [0, 4, 40, 80, 100, 250])
+def test_other_sizes_are_refused(size: int) -> None:
+    with pytest.raises(ValueError, match="2\\^k or 3·2\\^k"):
+        GAN.sides(size)
+
+
+def test_batch_norm_in_all_but_the_outer_layers() -> None:
+    names = [type(m).__name__ for m in GAN.Discriminator(64, 4, "batch")]
+    inner = ["Conv2d", "BatchNorm2d", "LeakyReLU"]
+    assert names == ["Conv2d", "LeakyReLU", *inner * 3, "Conv2d", "Flatten"]
+
+
+def test_init_dcgan() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(*GAN.Generator(64, 100, 32), *GAN.Discriminator(64, 32, "batch"))
+    net.apply(GAN.init_dcgan)
+    for m in net:
+        if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
+            mean = 1.0 if isinstance(m, nn.BatchNorm2d) else 0.0
+            error = 5 * 0.02 / math.sqrt(m.weight.numel())
+            assert abs(m.weight.mean().item() - mean) < error
+            assert m.weight.std().item() == pytest.approx(0.02, abs=error)
+            assert m.bias is not None and not m.bias.any()
+
+
+def test_losses_are_binary_cross_entropy() -> None:
+    real, fake = torch.randn(50, requires_grad=True), torch.randn(50, requires_grad=True)
+    ones, zeros = torch.ones(50), torch.zeros(50)
+    d_real = F.binary_cross_entropy(real.sigmoid(), ones)
+    d_fake = F.binary_cross_entropy(fake.sigmoid(), zeros)
+    torch.testing.assert_close(GAN.bce_d(real, fake), d_real + d_fake)
+    torch.testing.assert_close(GAN.bce_g(fake), F.binary_cross_entropy(fake.sigmoid(), ones))
+    (by_real, by_fake) = torch.autograd.grad(GAN.bce_d(real, fake), (real, fake))
+    torch.testing.assert_close(by_real, (real.sigmoid() - 1) / 50)
+    torch.testing.assert_close(by_fake, fake.sigmoid() / 50)
+    (by_fake,) = torch.autograd.grad(GAN.bce_g(fake), fake)
+    torch.testing.assert_close(by_fake, (fake.sigmoid() - 1) / 50)
+
+
+def test_losses_do_not_saturate() -> None:
+    far = torch.tensor([200.0])
+    assert GAN.bce_d(-far, far).item() == 400
+    assert GAN.bce_g(-far).item() == 200
+    assert GAN.bce_d(far, -far).item() == 0
+
+
+def networks(norm: str = "none") -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
+    torch.manual_seed(1)
+    gen, dis = GAN.Generator(32, 5, 3), GAN.Discriminator(32, 3, norm)
+    return gen, dis, torch.rand(6, 3, 32, 32) * 2 - 1, torch.randn(6, 5, 1, 1)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_d_step(norm: str) -> None:
+    gen, dis, real, noise = networks(norm)
+    plain, weights_before = copy.deepcopy(dis), copy.deepcopy(list(gen.parameters()))
+    fake = copy.deepcopy(gen)(noise).detach()
+    p_real, p_fake = plain(real).sigmoid(), plain(fake).sigmoid()  # two passes, as the report has
+    loss = F.binary_cross_entropy(p_real, torch.ones(6))
+    loss = loss + F.binary_cross_entropy(p_fake, torch.zeros(6))
+    loss.backward()
+    opt = torch.optim.SGD(dis.parameters(), lr=0.1)
+    result = GAN.d_step(gen, dis, opt, real, noise, CPU)
+    expected = torch.stack([loss / 2, p_real.mean(), p_fake.mean()])
+    torch.testing.assert_close(result, expected.detach())
+    for after, before in zip(dis.parameters(), plain.parameters(), strict=True):
+        assert before.grad is not None
+        torch.testing.assert_close(after.detach(), before.detach() - 0.1 * before.grad)
+    for after, before in zip(gen.parameters(), weights_before, strict=True):
+        assert after.grad is None  # no work on what nobody uses
+        assert torch.equal(after, before)
+
+
+def test_g_step() -> None:
+    gen, dis, _, noise = networks()
+    plain, weights_before = copy.deepcopy(gen), copy.deepcopy(list(dis.parameters()))
+    loss = F.binary_cross_entropy(copy.deepcopy(dis)(plain(noise)).sigmoid(), torch.ones(6))
+    loss.backward()
+    opt = torch.optim.SGD(gen.parameters(), lr=0.1)
+    torch.testing.assert_close(GAN.g_step(gen, dis, opt, noise, CPU), loss.detach())
+    for after, before in zip(gen.parameters(), plain.parameters(), strict=True):
+        assert before.grad is not None
+        torch.testing.assert_close(after.detach(), before.detach() - 0.1 * before.grad)
+    for after, before in zip(dis.parameters(), weights_before, strict=True):
+        assert after.grad is None
+        assert after.requires_grad
+        assert torch.equal(after, before)
+
+
+def test_bf16_stays_near_fp32() -> None:
+    bf16 = GAN.Machine(torch.device("cpu"), torch.bfloat16, torch.channels_last, "cpu")
+    results = []
+    for machine in (CPU, bf16):
+        gen, dis, real, noise = networks()
+        opt = torch.optim.Adam(dis.parameters(), 1e-3, fused=True)
+        results.append(GAN.d_step(gen, dis, opt, real, noise, machine))
+        assert {weight.dtype for weight in dis.parameters()} == {torch.float32}
+    torch.testing.assert_close(results[0], results[1], rtol=0.02, atol=0.005)
+
+
+def test_ema_halves_in_its_half_life() -> None:
+    assert GAN.ema_decay(1000, images=10**9, step_images=1000) == 0.5
+    assert GAN.ema_decay(1000, images=10**9, step_images=250) ** 4 == pytest.approx(0.5)
+    # The ramp: at 2,000 pictures seen, the half-life is 5 % of them.
+    assert GAN.ema_decay(50_000, images=2_000, step_images=100) == 0.5
+    assert GAN.ema_decay(50_000, images=2_000, step_images=200) == 0.25
+
+
+def test_ema_averages_weights_and_statistics() -> None:
+    model = GAN.Generator(32, 5, 3)
+    average = copy.deepcopy(model).requires_grad_(False)
+    before = copy.deepcopy(average.state_dict())
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(1.0)
+    model(torch.randn(4, 5, 1, 1))  # moves batch norm's statistics
+    GAN.update_ema(average, model, 0.75)
+    for name, after in average.state_dict().items():
+        if after.is_floating_point():
+            expected = 0.75 * before[name] + 0.25 * model.state_dict()[name]
+            torch.testing.assert_close(after, expected)
+
+
+def test_draw_uses_running_statistics_and_leaves_no_trace() -> None:
+    gen, *_, noise = networks()
+    state = copy.deepcopy(gen.state_dict())
+    alone = torch.cat([GAN.draw(gen, one) for one in noise.split(1)])
+    torch.testing.assert_close(GAN.draw(gen, noise), alone)  # no picture depends on its neighbours
+    assert gen.training
+    now = gen.state_dict()
+    assert all(torch.equal(now[name], before) for name, before in state.items())

@@ -1,0 +1,350 @@
+"""Whole runs of the program, as a user starts them: what they write, and how they go on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import GAN
+from conftest import ROOT, TINY, Run
+
+COLUMNS = ["epoch", "loss_d", "loss_g", "d_real", "d_fake"]
+COLUMNS += ["images", "seconds", "images_per_second"]
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with open(out / "losses.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def checkpoint(out: Path) -> dict:
+    return torch.load(out / "checkpoint.pt", weights_only=True)
+
+
+def tiles(path: Path, side: int = 32) -> np.ndarray:
+    """The pictures of a grid (N, side, side, 3), blank ones at the end left out."""
+    grid = np.asarray(Image.open(path))
+    height, width = (n // (side + 2) for n in grid.shape[:2])
+    cut = grid[: height * (side + 2), : width * (side + 2)]
+    cut = cut.reshape(height, side + 2, width, side + 2, 3)[:, 2:, :, 2:]
+    return cut.transpose(0, 2, 1, 3, 4).reshape(-1, side, side, 3)
+
+
+def same(a: object, b: object) -> bool:
+    """Equal to the last bit, tensors and all; how long things took does not count."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = a.keys() - {"seconds", "images_per_second", "settings"}
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in keys)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def test_what_a_run_leaves_behind(gan: Run, faces: Path, tmp_path: Path) -> None:
+    done = gan(f"--data_dir={faces}", "--n_epoch=5", "--save_every=2", "--g_every=2", "--ema=100")
+    out = tmp_path / "img"
+    grids = [f"epoch-{n}{kind}.png" for n in (1, 2, 4, 5) for kind in ("", "-loss")]
+    files = ["checkpoint.pt", "generator.pt", "losses.csv", "real.png", "settings.json", *grids]
+    assert sorted(path.name for path in out.iterdir()) == sorted(files)
+
+    data, _ = GAN.load_pictures(faces, 32, out)
+    known = {picture.numpy().tobytes() for picture in data}
+    real = tiles(out / "real.png")
+    assert len(real) == 40
+    assert {picture.tobytes() for picture in real} == known
+
+    history = rows(out)
+    assert list(history[0]) == COLUMNS
+    assert [row["epoch"] for row in history] == ["1", "2", "3", "4", "5"]
+    assert [row["images"] for row in history] == ["40", "80", "120", "160", "200"]
+    for row in history:
+        assert 0 < float(row["d_fake"]) < 1 and 0 < float(row["d_real"]) < 1
+        assert float(row["loss_d"]) > 0 and float(row["loss_g"]) > 0
+        line = next(x for x in done.stdout.split("\n") if x.startswith(f"epoch {row['epoch']}/5"))
+        assert f"loss_d {float(row['loss_d']):.3f}" in line
+    seconds = [float(row["seconds"]) for row in history]
+    assert seconds == sorted(seconds)
+
+    about = json.loads((out / "settings.json").read_text())
+    assert about["settings"]["n_epoch"] == 5 and about["settings"]["gen_fm"] == 4
+    assert set(about["settings"]) == set(GAN.RULES)
+    assert about["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
+    assert about["pictures"] == 40
+
+    saved, generator = checkpoint(out), torch.load(out / "generator.pt", weights_only=True)
+    settings = generator["settings"]
+    gen = GAN.Generator(settings["image_size"], settings["noise_size"], settings["gen_fm"])
+    gen.load_state_dict(generator["generator"])
+    assert same(generator["generator"], saved["parts"]["average"])
+    drawn = GAN.draw(gen, saved["progress"]["fixed_noise"])
+    pixels = ((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    assert np.abs(tiles(out / "epoch-5.png").astype(int) - pixels).max() <= 1
+    before = tiles(out / "epoch-1.png")
+    assert before.shape == (64, 32, 32, 3) and (before != pixels).any()
+    curves = Image.open(out / "epoch-5-loss.png")
+    assert curves.size[0] > 600 and len(np.unique(np.asarray(curves))) > 10
+
+
+@pytest.mark.parametrize(
+    ("n", "batch", "images"), [(1, 8, 1), (5, 8, 5), (8, 8, 8), (23, 8, 16), (40, 64, 40)]
+)
+def test_any_number_of_pictures(
+    gan: Run, faces: Path, tmp_path: Path, n: int, batch: int, images: int
+) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(faces.glob("*.png"))[:n]:
+        shutil.copy(path, few)
+    words = ["--n_epoch=2", "--dis_norm=batch", "--init=dcgan", "--flip", "--g_every=1"]
+    gan(f"--data_dir={few}", f"--batch_size={batch}", *words)
+    history = rows(tmp_path / "img")
+    assert [int(row["images"]) for row in history] == [images, 2 * images]
+    assert all(float(row["loss_g"]) > 0 for row in history)
+    assert min(Image.open(tmp_path / "img" / "real.png").size) >= 32
+
+
+def test_turns_count_over_the_whole_run(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = ["--batch_size=40", "--n_epoch=6", "--d_every=2", "--g_every=3", "--save_every=1"]
+    gan(f"--data_dir={faces}", *words)  # one batch an epoch
+    history = rows(tmp_path / "img")
+    assert [row["loss_d"] != "" for row in history] == [False, True, False, True, False, True]
+    assert [row["loss_g"] != "" for row in history] == [False, False, True, False, False, True]
+    saved = checkpoint(tmp_path / "img")
+    steps = {key: saved["parts"][key]["state"][0]["step"].item() for key in ("opt_d", "opt_g")}
+    assert steps == {"opt_d": 3, "opt_g": 2}
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_two_runs_are_equal_and_so_is_an_extended_one(
+    gan: Run, faces: Path, tmp_path: Path, norm: str
+) -> None:
+    words = [f"--data_dir={faces}", "--flip", "--g_every=2", f"--dis_norm={norm}", "--ema=100"]
+    for out, n_epochs in (("a", (4,)), ("b", (4,)), ("c", (1, 3, 4))):
+        for n_epoch in n_epochs:
+            gan(*words, f"--n_epoch={n_epoch}", f"--img_dir={tmp_path / out}")
+    a, b, c = (checkpoint(tmp_path / out) for out in "abc")
+    assert same(a, b) and same(a, c)
+    assert (tmp_path / "a/epoch-4.png").read_bytes() == (tmp_path / "c/epoch-4.png").read_bytes()
+    other = tmp_path / "d"
+    gan(*words, "--n_epoch=4", "--seed=1", f"--img_dir={other}")
+    assert not same(a["parts"]["gen"], checkpoint(other)["parts"]["gen"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_anywhere_it_goes_on_as_if_nothing_had_happened(
+    gan: Run, faces: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    words = [f"--data_dir={faces}", "--n_epoch=60", "--batch_size=4", "--g_every=3", "--flip"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    gan(*words, f"--img_dir={whole}")
+    command = [sys.executable, str(ROOT / "GAN.py"), *TINY, *words, f"--img_dir={parts}"]
+    stops = 0
+    for wait_for in ("epoch 2/60", "epoch 9/60", "epoch 30/60"):
+        with subprocess.Popen(
+            [*command, "--fresh=False"], stdout=subprocess.PIPE, text=True
+        ) as run:
+            assert run.stdout
+            said = ""
+            while wait_for not in said and (line := run.stdout.readline()):
+                said += line
+            time.sleep(0.02)  # into an epoch
+            run.send_signal(number)
+            said += run.stdout.read()
+        if run.returncode == 128 + number:
+            stops += 1
+            where = re.search(r"Stopped in epoch (\d+) of 60 with everything saved", said)
+            assert where and "To go on: python" in said and "--n_epoch=60" in said
+            assert "--fresh" not in said
+            assert int(checkpoint(parts)["progress"]["epoch"]) == int(where.group(1))
+        else:
+            assert run.returncode == 0
+    assert stops >= 2
+    gan(*words, f"--img_dir={parts}")
+    assert same(checkpoint(whole), checkpoint(parts))
+    names = {path.name for path in whole.iterdir()}
+    assert names == {path.name for path in parts.iterdir()}
+    for name in names:
+        if name.endswith(".png") and "loss" not in name:
+            assert (whole / name).read_bytes() == (parts / name).read_bytes()
+    timing = ("seconds", "images_per_second")
+    plain = [[{k: v for k, v in row.items() if k not in timing} for row in rows(out)]
+             for out in (whole, parts)]  # fmt: skip
+    assert plain[0] == plain[1]
+
+
+def test_a_finished_run_says_so(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--n_epoch=2"]
+    gan(*words)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "img").iterdir()}
+    said = gan(*words).stdout
+    assert "holds a finished run of 2 epochs" in said
+    assert "--n_epoch" in said and "--fresh" in said
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "img").iterdir()}
+
+
+def test_settings_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--g_every=1", "--ema=0"]
+    gan(*words, "--n_epoch=1")
+    before = (tmp_path / "img" / "checkpoint.pt").read_bytes()
+    said = gan(*words, "--n_epoch=2", "--gen_fm=5", "--dis_norm=batch", code=1).stderr
+    assert "gen_fm 4 -> 5" in said and "dis_norm 'none' -> 'batch'" in said
+    assert "--img_dir" in said and "--fresh" in said and len(said.strip().split("\n")) == 1
+    assert (tmp_path / "img" / "checkpoint.pt").read_bytes() == before
+
+    said = gan(*words, "--n_epoch=2", "--lr_g=1e-30", "--seed=5", "--ema=200").stdout
+    assert "lr_g 0.0002 -> 1e-30" in said and "seed 0 -> 5, too late" in said
+    saved = checkpoint(tmp_path / "img")
+    assert saved["parts"]["opt_g"]["param_groups"][0]["lr"] == 1e-30
+    assert "average" in saved["parts"]  # switched on, it starts from the generator
+
+
+def test_other_pictures_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(faces, data, ignore=shutil.ignore_patterns(".GAN*"))
+    gan(f"--data_dir={data}", "--n_epoch=1")
+    shutil.copy(data / "00000.png", data / "more.png")
+    gan(f"--data_dir={data}", "--n_epoch=3", "--batch_size=41")
+    assert [row["images"] for row in rows(tmp_path / "img")] == ["40", "81", "122"]
+
+
+def test_beginning_anew_moves_the_old_run_aside(gan: Run, faces: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "img", [f"--data_dir={faces}", "--n_epoch=1"]
+    gan(*words)
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "report").mkdir()
+    (out / "report" / "mine.txt").write_text("mine")
+    assert f"The earlier run is now in {out / 'run-1'}" in gan(*words, "--fresh", "--seed=1").stdout
+    assert {path.name: path.read_bytes() for path in (out / "run-1").iterdir()} == first
+    gan(*words, "--fresh", "--gen_fm=3")
+    assert {path.name for path in out.iterdir()} == {*first, "report", "run-1", "run-2"}
+    assert (out / "report" / "mine.txt").read_text() == "mine"
+    (out / "checkpoint.pt").unlink()  # grids without a checkpoint are not overwritten, either
+    gan(*words)
+    assert (out / "run-3" / "epoch-1.png").exists()
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused(gan: Run, faces: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "img", [f"--data_dir={faces}", "--n_epoch=1"]
+    gan(*words)
+    whole = (out / "checkpoint.pt").read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b"not a checkpoint"):
+        (out / "checkpoint.pt").write_bytes(content)
+        said = gan(*words, code=1).stderr
+        assert "can't be read" in said and "--fresh" in said
+        assert (out / "checkpoint.pt").read_bytes() == content
+    torch.save({"format": "GAN.py 0"}, out / "checkpoint.pt")
+    assert "of another version" in gan(*words, code=1).stderr
+
+
+def test_bad_pictures_are_named_on_screen_and_in_a_file(
+    gan: Run, faces: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(faces, data, ignore=shutil.ignore_patterns(".GAN*"))
+    for i in range(12):
+        (data / f"bad {i:02}.jpg").write_bytes(b"no picture")
+    os.mkdir(os.fsencode(data) + b"/odd \xff name")  # bytes that are no UTF-8
+    with open(os.fsencode(data) + b"/odd \xff name/x.png", "wb") as file:
+        file.write(b"no picture")
+    said = gan(f"--data_dir={data}", "--n_epoch=1").stdout
+    assert "13 pictures can't be read" in said
+    assert "bad 09.jpg" in said and "bad 10.jpg" not in said
+    listed = (tmp_path / "img" / "skipped.txt").read_text().strip().split("\n")
+    assert len(listed) == 13 and "\\udcff" in listed[-1]
+    for path in data.glob("bad*"):
+        path.unlink()
+    shutil.rmtree(os.fsencode(data) + b"/odd \xff name")
+    gan(f"--data_dir={data}", "--n_epoch=2")
+    assert not (tmp_path / "img" / "skipped.txt").exists()
+
+
+def test_no_pictures_is_one_sentence(gan: Run, tmp_path: Path) -> None:
+    said = gan(f"--data_dir={tmp_path / 'nothing'}", code=1).stderr
+    assert said.startswith("GAN.py: No picture that can be read in") and len(said.split("\n")) == 2
+
+
+def test_impossible_places_and_devices(gan: Run, faces: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = gan(f"--data_dir={faces}", f"--img_dir={tmp_path / 'file' / 'img'}", code=1).stderr
+    assert "Not a directory" in said and len(said.strip().split("\n")) == 1
+    for device in ("warp", "cuda:77"):
+        assert f"device={device} can't be used" in gan(f"--device={device}", code=1).stderr
+
+
+def copy_of_the_project(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        shutil.copy(ROOT / name, folder)
+    script = folder / "GAN.py"
+    script.write_text(script.read_text().replace('"demo", 4096', '"demo", 24'))
+    return script
+
+
+def test_a_fresh_clone_without_pictures_draws_avatars(
+    gan: Run, faces: Path, tmp_path: Path
+) -> None:
+    script = copy_of_the_project(tmp_path / "clone", "GAN.py", "demo_faces.py")
+    said = gan("--n_epoch=1", "--img_dir=img", script=script, cwd=script.parent).stdout
+    assert "avatar faces are drawn" in said and "24 pictures" in said
+    demo = sorted((script.parent / "data" / "demo").glob("*.png"))
+    assert len(demo) == 24
+    again = gan("--n_epoch=2", "--img_dir=img", script=script, cwd=tmp_path).stdout
+    assert "drawn" not in again and "24 pictures" in again
+    shutil.copy(faces / "00000.png", script.parent / "data" / "mine.png")
+    assert "1 pictures" in gan("--n_epoch=3", script=script).stdout
+
+
+def test_gan_alone_in_an_empty_folder(gan: Run, faces: Path, tmp_path: Path) -> None:
+    script = copy_of_the_project(tmp_path / "alone", "GAN.py")
+    said = gan(code=1, script=script)
+    assert "demo_faces" in said.stdout and "No picture that can be read in" in said.stderr
+    shutil.copytree(faces, script.parent / "data")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    bare = {k: v for k, v in os.environ.items() if k not in ("HOME", "DISPLAY", "XDG_CACHE_HOME")}
+    bare |= {"HOME": str(tmp_path / "no home"), "MPLBACKEND": ""}
+    command = [sys.executable, str(script), *TINY, "--n_epoch=1"]
+    subprocess.run(command, cwd=elsewhere, env=bare, check=True, timeout=300)
+    assert (script.parent / "img" / "epoch-1.png").exists()  # img/ lies beside GAN.py
+    assert not any(elsewhere.iterdir())
+
+
+def test_dry_run(gan: Run, faces: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(faces, data, ignore=shutil.ignore_patterns(".GAN*"))
+    (data / "bad.png").write_bytes(b"no picture")
+    said = gan(f"--data_dir={data}", "--dry_run", "--n_epoch=100", "--g_every=2").stdout
+    assert not (tmp_path / "img").exists()
+    assert len(list(data.iterdir())) == 41
+    assert "pictures: 41 found" in said and "time:" in said and "memory:" in said
+    assert re.search(r"100 epochs at \d+ pictures/s", said)
+    out = Path(re.search(r"See (\S+) for", said).group(1))  # type: ignore[union-attr]
+    assert {"real.png", "epoch-1.png", "losses.csv"} <= {path.name for path in out.iterdir()}
+    shutil.rmtree(out)
+    assert "No picture" in gan(f"--data_dir={tmp_path / 'nothing'}", "--dry_run", code=1).stderr
+
+
+def test_long_runs_are_announced(gan: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    machine = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
+    GAN.say_if_long(rate=100, left=100 * 1800, machine=machine)
+    assert capsys.readouterr().out == ""
+    GAN.say_if_long(rate=100, left=100 * 3600 * 3 + 6000, machine=machine)
+    said = capsys.readouterr().out
+    assert "At 100 pictures/s, this run takes 3 h 1 min" in said
+    assert "python GAN.py recipes/quick96.py" in said

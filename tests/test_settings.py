@@ -1,0 +1,172 @@
+"""Settings: defaults, recipes, command line, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import GAN
+from conftest import ROOT, Run
+
+DEFAULTS = {
+    "data_dir": "data", "image_size": 96, "flip": False, "noise_size": 100, "gen_fm": 32,
+    "dis_fm": 32, "dis_norm": "none", "init": "torch", "batch_size": 256, "d_every": 1,
+    "g_every": 5, "n_epoch": 200, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.5, "beta2": 0.999,
+    "img_dir": "img", "save_every": 10, "fresh": False, "dry_run": False, "device": "auto",
+    "precision": "auto",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def keep_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in GAN.RULES:
+        monkeypatch.setattr(GAN, name, getattr(GAN, name))
+
+
+def values() -> dict[str, object]:
+    return {name: getattr(GAN, name) for name in GAN.RULES}
+
+
+def complaints(*words: str) -> list[str]:
+    with pytest.raises(GAN.UserError) as error:
+        GAN.read_settings(list(words))
+    *lines, last = str(error.value).split("\n")
+    assert last == "python GAN.py --help lists the settings."
+    return lines
+
+
+def test_defaults_are_the_reports() -> None:
+    assert {name: value for name, value in values().items() if name in DEFAULTS} == DEFAULTS
+    assert set(GAN.RULES) == {*DEFAULTS, "ema", "seed"}
+
+
+def test_every_setting_has_a_rule_and_a_comment() -> None:
+    source = (ROOT / "GAN.py").read_text()
+    block = source.split("# ---- settings")[1].split("# ---- ")[0]
+    lines = [line for line in block.split("\n")[1:] if line and not line.startswith("#")]
+    names = [re.match(r"([a-z]\w*) = .+  # .+", line).group(1) for line in lines]  # type: ignore[union-attr]
+    assert sorted(names) == sorted(GAN.RULES)
+
+
+def test_help_lists_all_settings_with_default_and_comment(gan: Run) -> None:
+    text = gan("--help").stdout
+    for name, value in values().items():
+        assert f"--{name}=" in text
+        line = next(line for line in text.split("\n") if line.strip().startswith(f"--{name}="))
+        default, comment = re.match(r" +--\w+=(\S+) +(\S.+)", line).groups()  # type: ignore[union-attr]
+        assert ast.literal_eval(default) == value
+        assert len(comment) > 10
+
+
+def test_words_override_and_later_ones_win(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.py"
+    recipe.write_text('"""Mine."""\n\nn_epoch = 7\nlr_g = 1\nflip = True\ndis_norm = "batch"\n')
+    GAN.read_settings(["--n_epoch=5", str(recipe), "--lr_g=3e-4", "--ema=1e4", "--dry_run"])
+    expected = DEFAULTS | {"n_epoch": 7, "lr_g": 3e-4, "flip": True, "dis_norm": "batch"}
+    expected |= {"ema": 10_000, "dry_run": True, "seed": 0}
+    assert values() == expected
+    assert type(GAN.ema) is int
+    GAN.read_settings([str(recipe), "--n_epoch=8", "--flip=false", "--seed=12"])
+    assert (GAN.n_epoch, GAN.flip, GAN.lr_g, type(GAN.lr_g)) == (8, False, 1.0, float)
+
+
+def test_paths_on_the_command_line_start_where_the_user_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "mine.py"
+    recipe.write_text('img_dir = "img/mine"\n')
+    GAN.read_settings(["mine.py", "--data_dir=../pictures"])
+    assert Path(GAN.data_dir) == tmp_path.parent / "pictures"
+    assert ROOT / GAN.img_dir == ROOT / "img" / "mine"
+    GAN.read_settings(["recipes/quick96.py"])  # found beside GAN.py
+    assert GAN.dis_norm == "batch"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--n_epochs=3", "no setting is called n_epochs: is it n_epoch?"),
+        ("--g-every=3", "no setting is called g-every: is it g_every?"),
+        ("--zebra=3", "no setting is called zebra"),
+        ("--g_every=0", "g_every must be a whole number from 1 up, not 0"),
+        ("--batch_size=-4", "batch_size must be a whole number from 1 up, not -4"),
+        ("--batch_size=2.5", "batch_size must be a whole number from 1 up, not 2.5"),
+        ("--n_epoch=many", "n_epoch must be a whole number from 1 up, not 'many'"),
+        ("--n_epoch=True", "n_epoch must be a whole number from 1 up, not True"),
+        ("--n_epoch=", "n_epoch must be a whole number from 1 up, not ''"),
+        ("--image_size=100", "image_size must be one of 32, 48, 64, 96, 128, 192, 256, not 100"),
+        ("--beta1=1", "beta1 must be a number from 0 to below 1, not 1.0"),
+        ("--lr_d=0", "lr_d must be a number above 0, not 0.0"),
+        ("--lr_d=1e999", "lr_d must be a number above 0, not inf"),
+        ("--lr_d=nan", "lr_d must be a number above 0, not 'nan'"),
+        ("--flip=maybe", "flip must be True or False, not 'maybe'"),
+        ("--dis_norm=layer", "dis_norm must be one of none, batch, not 'layer'"),
+        ("--data_dir=", "data_dir must be a name, not ''"),
+        ("--n_epoch", "write --n_epoch=VALUE, with nothing around the ="),
+        ("n_epoch=3", "n_epoch=3 is neither a recipe (a .py file) nor --name=value"),
+        ("no.py", "there is no recipe no.py"),
+    ],
+)
+def test_what_is_said_of_a_wrong_word(word: str, said: str) -> None:
+    assert complaints(word) == [said]
+
+
+def test_everything_wrong_is_said_at_once_by_the_program(gan: Run) -> None:
+    done = gan("--g_every=0", "--image_sise=96", "--beta1=1", "what", code=1)
+    assert done.stdout == ""
+    lines = done.stderr.strip().split("\n")
+    assert len(lines) == 5
+    assert lines[0].startswith("GAN.py: what is neither")
+    assert "image_sise: is it image_size?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "n_epoch = 3\nimport os\n",
+        "n_epoch = open('here', 'w')\n",
+        "n_epoch: int = 3\n",
+        "n_epoch = 3\n'late text'\n",
+        "n_epoch = \n",
+        "n_epoch = 3; print(3)\n",
+    ],
+)
+def test_a_recipe_is_read_and_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(text)
+    (said,) = complaints("mine.py")
+    assert said.startswith("mine.py is not a recipe: ")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "mine.py"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.py")), ids=lambda p: p.stem)
+def test_recipes_of_the_project(path: Path) -> None:
+    GAN.read_settings([str(path)])
+    assert ast.get_docstring(ast.parse(path.read_text()))
+    assert GAN.img_dir == f"img/{path.stem}"  # runs of different recipes don't meet
+
+
+def test_packages_are_the_same_everywhere() -> None:
+    inline = ast.literal_eval(
+        re.search(r"# dependencies = (\[.*?# \])", (ROOT / "GAN.py").read_text(), re.DOTALL)  # type: ignore[union-attr]
+        .group(1)
+        .replace("#", "")
+    )
+    assert sorted(inline) == sorted((ROOT / "requirements.txt").read_text().split())
+
+
+def test_importing_says_and_writes_nothing(tmp_path: Path) -> None:
+    for name in ("GAN", "demo_faces", "rehearse"):
+        code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {name}"
+        command = [sys.executable, "-B", "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == done.stderr == ""
+        assert not any(tmp_path.iterdir())
