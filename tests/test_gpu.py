@@ -29,9 +29,9 @@ def test_a_step_is_the_same_as_on_the_cpu() -> None:
         g = copy.deepcopy(gen).to(machine.device).to(memory_format=machine.layout)
         d = copy.deepcopy(dis).to(machine.device).to(memory_format=machine.layout)
         opt_g, opt_d = (torch.optim.SGD(net.parameters(), lr=0.1) for net in (g, d))
-        there = [x.to(machine.device) for x in (real, noise)]
-        result = GAN.d_step(g, d, opt_d, *there, machine)
-        loss_g = GAN.g_step(g, d, opt_g, there[1], machine)
+        x, z = real.to(machine.device), noise.to(machine.device)
+        result = GAN.d_step(g, d, opt_d, x, z, machine)
+        loss_g = GAN.g_step(g, d, opt_g, z, machine)
         results.append([result, loss_g, *d.parameters(), *g.parameters()])
     for on_cpu, on_cuda in zip(*results, strict=True):
         torch.testing.assert_close(on_cuda.cpu(), on_cpu, rtol=1e-3, atol=1e-4)
