@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import csv
 import difflib
 import functools
 import hashlib
@@ -95,12 +94,8 @@ precision = "auto"  # "auto" (bf16 where the hardware has it), "fp32" or "bf16"
 
 # ---- reading settings from recipe and command line -----------------------------------------------
 
-Rule = tuple[type, Callable[[Any], bool], str]  # type, test, and both in words
+Rule = tuple[type, Callable[[Any], Any], str]  # type, test, and both in words
 COUNT: Rule = (int, lambda v: v >= 1, "a whole number from 1 up")
-SWITCH: Rule = (bool, lambda v: True, "True or False")
-RATE: Rule = (float, lambda v: 0 < v < math.inf, "a number above 0")
-BETA: Rule = (float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
-TEXT: Rule = (str, lambda v: bool(v.strip()), "a name")
 
 
 def one_of(*choices: Any) -> Rule:
@@ -110,12 +105,12 @@ def one_of(*choices: Any) -> Rule:
 RULES: dict[str, Rule] = {
     name: rule
     for names, rule in (
-        ("data_dir img_dir device", TEXT),
+        ("data_dir img_dir device", (str, str.strip, "a name")),
         ("noise_size gen_fm dis_fm batch_size d_every g_every n_epoch save_every", COUNT),
-        ("flip fresh dry_run", SWITCH),
-        ("lr_g lr_d", RATE),
-        ("beta1 beta2", BETA),
         ("ema seed", (int, lambda v: 0 <= v < 2**63, "a whole number from 0 up")),
+        ("flip fresh dry_run", (bool, lambda v: True, "True or False")),
+        ("lr_g lr_d", (float, lambda v: 0 < v < math.inf, "a number above 0")),
+        ("beta1 beta2", (float, lambda v: 0 <= v < 1, "a number from 0 to below 1")),
         ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
         ("dis_norm", one_of("none", "batch")),
         ("init", one_of("torch", "dcgan")),
@@ -137,10 +132,9 @@ def check(name: str, value: Any) -> Any:
         near = difflib.get_close_matches(name.replace("-", "_"), RULES, n=1)
         raise ValueError(f"no setting is called {name}" + (f": is it {near[0]}?" if near else ""))
     kind, test, words = RULES[name]
-    if isinstance(value, float) and kind is int and value.is_integer():
-        value = int(value)  # people write 5e4 for a number of pictures
-    if type(value) is int and kind is float:
-        value = float(value)
+    whole = type(value) is float and value.is_integer()
+    if (kind is int and whole) or (kind is float and type(value) is int):
+        value = kind(value)  # 5e4 for a number of pictures, 1 for 1.0
     if type(value) is not kind or not test(value):
         raise ValueError(f"{name} must be {words}, not {value!r}")
     return value
@@ -149,7 +143,7 @@ def check(name: str, value: Any) -> Any:
 def read_word(word: str) -> dict[str, Any]:
     """The setting in `--name=value`; a switch needs no `=True`, a text no quotes."""
     name, equals, text = word.removeprefix("--").partition("=")
-    kind = RULES.get(name, TEXT)[0]
+    kind = RULES[name][0] if name in RULES else str
     if not equals and name in RULES and kind is not bool:
         raise ValueError(f"write --{name}=VALUE, with nothing around the =")
     if name in ("data_dir", "img_dir") and text.strip():
@@ -183,11 +177,7 @@ def read_recipe(word: str) -> dict[str, Any]:
 
 
 def read_settings(words: list[str]) -> None:
-    """Override the settings by recipes and --name=value words, of which later ones win.
-
-    All settings, as edited above and as overridden, are held against RULES, and everything that is
-    wrong is said in one UserError.
-    """
+    """Override the settings by recipes and --name=value words; one UserError for all mistakes."""
     problems, values = [], {name: globals().get(name) for name in RULES}
     for word in words:
         try:
@@ -206,11 +196,6 @@ def read_settings(words: list[str]) -> None:
             problems.append(str(error))
     if problems:
         raise UserError("\n".join([*problems, "python GAN.py --help lists the settings."]))
-
-
-def print_help() -> None:
-    block = Path(__file__).read_text("utf-8").split("# ---- settings")[1].split("# ---- ")[0]
-    print(f"{__doc__}\nSettings, as --name=value:\n{block.strip(' -')}")
 
 
 # ---- machine -------------------------------------------------------------------------------------
@@ -239,16 +224,16 @@ def choose_machine(device: str, precision: str) -> Machine:
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"device={device} can't be used here; --device=auto finds one.") from None
-    name, bf16, layout = device, precision == "bf16", torch.channels_last  # what convolutions want
+    name, bf16, auto = device, precision == "bf16", precision == "auto"
     if place.type == "cuda":
         torch.backends.cudnn.benchmark = True  # batches have one shape: look for the best way once
         name = torch.cuda.get_device_name(place)
-        bf16 |= precision == "auto" and torch.cuda.is_bf16_supported(including_emulation=False)
-    elif place.type == "cpu":
+        bf16 |= auto and torch.cuda.is_bf16_supported(including_emulation=False)
+    if place.type == "cpu":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        bf16 |= precision == "auto" and native
-    elif place.type == "mps":
-        layout = torch.contiguous_format
+        bf16 |= auto and native
+    # Convolutions want channels last, except on MPS.
+    layout = torch.contiguous_format if place.type == "mps" else torch.channels_last
     return Machine(place, torch.bfloat16 if bf16 else torch.float32, layout, name)
 
 
@@ -340,6 +325,9 @@ def decode(file: Path | BinaryIO, side: int) -> bytes:
 
 def decode_some(job: tuple[Path, list[Member], int]) -> tuple[int, bytes, list[str]]:
     """How many pictures there were, the bytes of the good ones, and what the others have."""
+    warnings.filterwarnings(
+        "ignore", module="PIL"
+    )  # PIL's, about pictures that it reads all the same
     folder, members, side = job
     good, skipped = bytearray(), []
     for name, member in members:
@@ -351,24 +339,17 @@ def decode_some(job: tuple[Path, list[Member], int]) -> tuple[int, bytes, list[s
     return len(members), bytes(good), skipped
 
 
-def start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    warnings.simplefilter("ignore")  # PIL's, about pictures that it reads all the same
-
-
 def decode_all(folder: Path, members: list[Member], side: int, file: BinaryIO) -> list[str]:
-    """Decode the pictures into the file, in order and in parallel; returns what can't be read.
-
-    UserError if that is all of them.
-    """
+    """Decode pictures into the file, in parallel; returns what can't be read, UserError if all."""
     jobs = [(folder, members[i : i + 64], side) for i in range(0, len(members), 64)]
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     workers = min(cores, len(jobs) // 4)  # the start of a process costs as much as some jobs
     # Forked workers are there at once; spawned ones, the only kind elsewhere, import torch first.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    no_sigint = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     skipped = []
     with ExitStack() as stack:
-        pool = ProcessPoolExecutor(workers, context, start_worker) if workers > 1 else None
+        pool = ProcessPoolExecutor(workers, context, *no_sigint) if workers > 1 else None
         run = stack.enter_context(pool).map if pool else map
         bar = stack.enter_context(tqdm(total=len(members), desc="reading pictures", disable=None))
         for i in range(0, len(jobs), 64):  # not all at once: the results may not fit into memory
@@ -474,8 +455,7 @@ def sides(image_size: int) -> list[int]:
 
 def kernel(small: int, large: int) -> tuple[int, int, int]:
     """Kernel, stride and padding of the (transposed) convolution between two sides."""
-    factor = large // small
-    return (large, 1, 0) if small == 1 else (factor + 2, factor, 1)
+    return (large, 1, 0) if small == 1 else (large // small + 2, large // small, 1)
 
 
 class Generator(nn.Sequential):
@@ -644,11 +624,11 @@ def save_curves(path: Path, history: list[Row]) -> None:
 
 
 def save_history(path: Path, history: list[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, history[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_file(path, lambda file: file.write(text.getvalue().encode()))
+    lines = [
+        list(history[0]),
+        *(["" if n is None else str(n) for n in r.values()] for r in history),
+    ]
+    write_file(path, lambda file: file.write("".join(",".join(x) + "\n" for x in lines).encode()))
 
 
 def save_settings(path: Path, settings: Row, machine: Machine, n_pictures: int) -> None:
@@ -776,14 +756,13 @@ def epoch_row(p: Progress, sums: list[float], batch: int, d_every: int, g_every:
     loss_g = sums[3] / g_turns if g_turns else None
     row = {"epoch": p.epoch, "loss_d": loss_d, "loss_g": loss_g, "d_real": d_real, "d_fake": d_fake}
     seconds = p.seconds - (p.history[-1]["seconds"] if p.history else 0)
-    speed = {"seconds": p.seconds, "images_per_second": p.batch * batch / seconds}
-    return row | {"images": p.images} | speed
+    speed = p.batch * batch / seconds
+    return row | {"images": p.images, "seconds": p.seconds, "images_per_second": speed}
 
 
 def in_words(row: Row) -> str:
-    known = [name for name in ("loss_d", "loss_g", "d_real", "d_fake") if row[name] is not None]
-    speed = f"{row['images_per_second']:.0f} pictures/s"
-    return "  ".join([*(f"{name} {row[name]:.3f}" for name in known), speed])
+    known = (n for n in ("loss_d", "loss_g", "d_real", "d_fake") if row[n] is not None)
+    return "  ".join([*(f"{n} {row[n]:.3f}" for n in known), f"{row['images_per_second']:.0f}/s"])
 
 
 def say_if_long(rate: float, left: int, machine: Machine) -> None:
@@ -799,8 +778,10 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Row]:
     settings = {name: globals()[name] for name in RULES}
     saved = None if fresh else load_checkpoint(out, settings)
     if saved and saved["progress"]["epoch"] > n_epoch:
-        say(f"{show(out)} holds a finished run of {saved['progress']['epoch'] - 1} epochs.")
-        say("To extend it, raise --n_epoch; to begin anew, --fresh=True (it moves aside).")
+        say(
+            f"{show(out)} holds a finished run of {saved['progress']['epoch'] - 1} epochs. A larger"
+        )
+        say("--n_epoch extends it, --fresh=True begins anew (the old run moves aside).")
         return saved["progress"]["history"]
 
     torch.manual_seed(seed)
@@ -896,7 +877,8 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Row]:
 
 def main() -> None:
     if {"-h", "--help"} & set(sys.argv):
-        return print_help()
+        block = Path(__file__).read_text("utf-8").split("# ---- settings")[1].split("# ---- ")[0]
+        return print(f"{__doc__}\nSettings, as --name=value:\n{block.strip(' -')}")
     try:
         read_settings(sys.argv[1:])
         if dry_run:
