@@ -147,7 +147,7 @@ def read_word(word: str) -> dict[str, Any]:
     if not equals and name in RULES and kind is not bool:
         raise ValueError(f"write --{name}=VALUE, with nothing around the =")
     if name in ("data_dir", "img_dir") and text.strip():
-        return {name: os.path.abspath(os.path.expanduser(text))}  # from where the user is
+        return {name: os.path.realpath(os.path.expanduser(text))}  # from where the user is
     if kind is str:
         return {name: text}
     try:
@@ -163,14 +163,16 @@ def read_recipe(word: str) -> dict[str, Any]:
         raise ValueError(f"there is no recipe {word}")
     values = {}
     try:
-        for number, node in enumerate(ast.parse(path.read_text("utf-8")).body):
+        for number, node in enumerate(ast.parse(path.read_text("utf-8-sig")).body):
             match node:
-                case ast.Assign([ast.Name(name)], value):
-                    values[name] = ast.literal_eval(value)
+                case ast.Assign([ast.Name(name)], ast.Constant(value)):
+                    values[name] = value
                 case ast.Expr(ast.Constant(str())) if number == 0:
                     continue  # the docstring
                 case _:
-                    raise ValueError(f"line {node.lineno} is not of the form name = value")
+                    raise ValueError(
+                        f"line {node.lineno} is not name = number, text, True or False"
+                    )
     except (ValueError, SyntaxError, OSError) as error:
         raise ValueError(f"{word} is not a recipe: {error}") from None
     return values
@@ -222,10 +224,14 @@ def choose_machine(device: str, precision: str) -> Machine:
     try:
         place = torch.device(device)
         torch.zeros(1, device=place)
+        known = place.type in ("cuda", "mps", "cpu")
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"device={device} can't be used here; --device=auto finds one.") from None
+        known = False
+    if not known:
+        raise UserError(f"device={device} can't be used here; --device=auto finds one.")
     name, bf16, auto = device, precision == "bf16", precision == "auto"
     if place.type == "cuda":
+        torch.cuda.set_device(place)
         torch.backends.cudnn.benchmark = True  # batches have one shape: look for the best way once
         name = torch.cuda.get_device_name(place)
         bf16 |= auto and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -285,11 +291,10 @@ def list_files(root: Path, leave_out: Sequence[Path] = ()) -> list[tuple[str, in
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         names += [os.path.join(folder, name) for name in files if not name.startswith(".")]
-    found = []
+    found, start = [], len(str(root if root.is_dir() else root.parent)) + 1
     for name in (n for n in sorted(names) if n.lower().endswith((*ENDINGS, ".zip"))):
         about = os.stat(name, follow_symlinks=os.path.exists(name))  # a broken link has its own
-        inner = os.path.relpath(name, root if root.is_dir() else root.parent)
-        found.append((inner, about.st_size, about.st_mtime_ns))
+        found.append((name[start:], about.st_size, about.st_mtime_ns))
     return found
 
 
@@ -299,7 +304,7 @@ def list_members(folder: Path, names: list[str]) -> list[Member]:
     for name in names:
         inside = [""]
         if name.lower().endswith(".zip"):
-            with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(folder / name) as archive:
+            with suppress(Exception), zipfile.ZipFile(folder / name) as archive:
                 inside = [m for m in sorted(archive.namelist()) if m.lower().endswith(ENDINGS)]
         members += [(name, member) for member in inside if "__MACOSX" not in member]
     return members
@@ -340,10 +345,10 @@ def decode_some(job: tuple[Path, list[Member], int]) -> tuple[int, bytes, list[s
 
 
 def decode_all(folder: Path, members: list[Member], side: int, file: BinaryIO) -> list[str]:
-    """Decode pictures into the file, in parallel; returns what can't be read, UserError if all."""
-    jobs = [(folder, members[i : i + 64], side) for i in range(0, len(members), 64)]
+    """Decode pictures into the file, in order and in parallel; returns what can't be read."""
+    jobs = [(folder, members[i : i + 16], side) for i in range(0, len(members), 16)]
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    workers = min(cores, len(jobs) // 4)  # the start of a process costs as much as some jobs
+    workers = min(cores, len(jobs) // 8, 61)  # starting one costs as much as some jobs; 61: Windows
     # Forked workers are there at once; spawned ones, the only kind elsewhere, import torch first.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     no_sigint = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
@@ -352,60 +357,80 @@ def decode_all(folder: Path, members: list[Member], side: int, file: BinaryIO) -
         pool = ProcessPoolExecutor(workers, context, *no_sigint) if workers > 1 else None
         run = stack.enter_context(pool).map if pool else map
         bar = stack.enter_context(tqdm(total=len(members), desc="reading pictures", disable=None))
-        for i in range(0, len(jobs), 64):  # not all at once: the results may not fit into memory
-            for count, good, bad in run(decode_some, jobs[i : i + 64]):
+        few = 64 * max(1, workers)  # not all jobs at once: the results may not fit into memory
+        for i in range(0, len(jobs), few):
+            for count, good, bad in run(decode_some, jobs[i : i + few]):
                 file.write(good)
                 skipped += bad
                 bar.update(count)
     open_zip.cache_clear()
-    if len(skipped) == len(members):
-        raise UserError(
-            f"No picture that can be read in {show(folder)}. Put JPEG, PNG, WebP, BMP, GIF or TIFF "
-            "files there, in folders or zip files, or name another place with --data_dir=..."
-            + "".join(f"\n  {line}" for line in skipped[:10])
-        )
     return skipped
+
+
+def find_pictures(root: Path, out: Path) -> tuple[Path, list[tuple[str, int, int]]]:
+    """Where the pictures are and list_files() there; avatar faces where data/ has none."""
+    files = list_files(root, leave_out=(out, DEMO))
+    if not files and root == DEMO.parent and draw_demo(DEMO, N_DEMO):
+        root, files = DEMO, list_files(DEMO)
+    return root.parent if root.is_file() else root, files
+
+
+def no_pictures(root: Path, skipped: Sequence[str] = ()) -> UserError:
+    return UserError(
+        f"No picture that can be read in {show(root)}. Put JPEG, PNG, WebP, BMP, GIF or TIFF files "
+        "there, in folders or zip files, or name another place with --data_dir=..."
+        + "".join(f"\n  {line}" for line in skipped[:10])
+    )
 
 
 def load_pictures(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
     """All pictures below root, uint8 (N, side, side, 3), and what is wrong with unreadable ones.
 
-    They are decoded once, into a file of bytes beside the pictures (in out where that can't be
-    written) and, after it, one with the key it belongs to: the files' names, sizes and times.
+    They are decoded once, into a file beside them, or in out where that can't be written: all
+    bytes, then JSON with a key made of the files' names, sizes and times, then the JSON's length.
     """
-    files = list_files(root, leave_out=(out, DEMO))
-    if not files and root == DEMO.parent:
-        root = draw_demo(DEMO, N_DEMO)
-        files = list_files(root)
-    folder = root.parent if root.is_file() else root
+    folder, files = find_pictures(root, out)
     key = hashlib.sha256(json.dumps([1, side, files]).encode()).hexdigest()
-    if cached := read_cache(folder, side, key) or read_cache(out, side, key):
+    name = f".GAN-{root.name if root.is_file() else 'all'}-{side}.cache"
+    if cached := read_cache(folder / name, side, key) or read_cache(out / name, side, key):
         return cached
-    members, skipped = list_members(folder, [name for name, *_ in files]), []
-    cache = (folder if os.access(folder, os.W_OK) else out) / f".GAN-{side}.u8"
-    write_file(cache, lambda file: skipped.extend(decode_all(folder, members, side, file)))
-    about = json.dumps({"key": key, "skipped": skipped}).encode()
-    write_file(cache.with_suffix(".json"), lambda file: file.write(about))
-    pictures = read_cache(cache.parent, side, key)
-    assert pictures, "the cache just written can't be read back"
+    if not (members := list_members(folder, [name for name, *_ in files])):
+        raise no_pictures(root)
+
+    def write(file: BinaryIO) -> None:
+        skipped = decode_all(folder, members, side, file)
+        if len(skipped) == len(members):
+            raise no_pictures(root, skipped)
+        about = json.dumps({"key": key, "size": file.tell(), "skipped": skipped}).encode()
+        file.write(about + len(about).to_bytes(8, "little"))
+
+    try:
+        write_file(folder / name, write)
+    except PermissionError:
+        write_file(out / name, write)
+    pictures = read_cache(folder / name, side, key) or read_cache(out / name, side, key)
+    assert pictures, "the pictures just written can't be read back"
     return pictures
 
 
-def read_cache(folder: Path, side: int, key: str) -> tuple[Tensor, list[str]] | None:
-    """What load_pictures() returns, mapped from a folder's cache, if that belongs to this key."""
-    cache = folder / f".GAN-{side}.u8"
+def read_cache(cache: Path, side: int, key: str) -> tuple[Tensor, list[str]] | None:
+    """What load_pictures() returns, mapped into memory, if the file is whole and has this key."""
     try:
-        about, size = json.loads(cache.with_suffix(".json").read_bytes()), cache.stat().st_size
-    except (OSError, ValueError):
-        return None
-    if about["key"] != key or size == 0:
+        with open(cache, "rb") as file:
+            end = file.seek(-8, os.SEEK_END)
+            size = end - int.from_bytes(file.read(8), "little")
+            file.seek(size)
+            about = json.loads(file.read(end - size))
+            if (about["key"], about["size"]) != (key, size):
+                return None
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
     data = torch.from_file(str(cache), size=size, dtype=torch.uint8)
     return data.view(-1, side, side, 3), about["skipped"]
 
 
-def draw_demo(folder: Path, n: int) -> Path:
-    """Fill a folder with avatar faces, for whoever has no pictures yet, unless it exists."""
+def draw_demo(folder: Path, n: int) -> bool:
+    """Fill a folder with avatar faces, unless it exists; whether there is one in the end."""
     if not folder.exists():
         try:
             import demo_faces
@@ -414,7 +439,7 @@ def draw_demo(folder: Path, n: int) -> Path:
             demo_faces.draw(folder, n)
         except ImportError as error:
             say(f"Avatar faces could be drawn to begin with, but for this: {error}.")
-    return folder
+    return folder.exists()
 
 
 def to_device(data: Tensor, device: torch.device) -> Tensor:
@@ -424,8 +449,8 @@ def to_device(data: Tensor, device: torch.device) -> Tensor:
 
 
 def to_batch(data: Tensor, index: Tensor, flip: bool, rng: Rng, machine: Machine) -> Tensor:
-    """The pictures at index (N,) as float32 (N, 3, side, side) from -1 to 1, on the device."""
-    batch = data[index.to(data.device)].to(machine.device, non_blocking=True)
+    """The pictures at index (N,), which is where data is, as (N, 3, S, S) from -1 to 1, float32."""
+    batch = data[index].to(machine.device)
     batch = batch.permute(0, 3, 1, 2).float() / 127.5 - 1
     if flip:
         mirrored = torch.rand(len(batch), 1, 1, 1, generator=rng, device=machine.device) < 0.5
@@ -565,8 +590,8 @@ def d_step(
     opt_d.zero_grad()
     loss.backward()
     opt_d.step()
-    d_real, d_fake = real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()
-    return torch.stack([loss / 2, d_real, d_fake]).detach()
+    d_real, d_fake = (logits.detach().sigmoid().mean() for logits in (real_logits, fake_logits))
+    return torch.stack([loss.detach() / 2, d_real, d_fake])
 
 
 def g_step(gen: Module, dis: Module, opt_g: Optimizer, noise: Tensor, machine: Machine) -> Tensor:
@@ -584,7 +609,7 @@ def g_step(gen: Module, dis: Module, opt_g: Optimizer, noise: Tensor, machine: M
 
 # ---- pictures and curves -------------------------------------------------------------------------
 
-Row = dict[str, Any]  # an epoch, as in losses.csv
+Dict = dict[str, Any]
 
 
 @torch.no_grad()
@@ -605,7 +630,7 @@ def save_grid(path: Path, pictures: Tensor) -> None:
     write_file(path, lambda file: Image.fromarray(pixels).save(file, "PNG"))
 
 
-def save_curves(path: Path, history: list[Row]) -> None:
+def save_curves(path: Path, history: list[Dict]) -> None:
     """Write both losses over the epochs so far as PNG."""
     from matplotlib.figure import Figure  # not pyplot, which looks for a display
     from matplotlib.ticker import MaxNLocator
@@ -623,30 +648,29 @@ def save_curves(path: Path, history: list[Row]) -> None:
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
-def save_history(path: Path, history: list[Row]) -> None:
-    lines = [
-        list(history[0]),
-        *(["" if n is None else str(n) for n in r.values()] for r in history),
-    ]
-    write_file(path, lambda file: file.write("".join(",".join(x) + "\n" for x in lines).encode()))
+def save_history(path: Path, history: list[Dict]) -> None:
+    lines = [list(history[0]), *(list(row.values()) for row in history)]
+    text = "".join(",".join("" if x is None else str(x) for x in line) + "\n" for line in lines)
+    write_file(path, lambda file: file.write(text.encode()))
 
 
-def save_settings(path: Path, settings: Row, machine: Machine, n_pictures: int) -> None:
-    packages = ("torch", "torchvision", "numpy", "pillow", "matplotlib")
+def save_settings(path: Path, settings: Dict, machine: Machine, n_pictures: int) -> None:
     about = {"settings": settings, "pictures": n_pictures, "command": shlex.join(sys.argv)}
     about |= {"device": machine.name, "precision": str(machine.dtype), "date": time.ctime()}
-    about |= {"versions": {"python": sys.version.split()[0]} | {p: version(p) for p in packages}}
+    versions = {"python": sys.version.split()[0], "torch": torch.__version__}
+    about |= {"versions": versions | {p: version(p) for p in ("torchvision", "numpy", "pillow")}}
     write_file(path, lambda file: file.write(json.dumps(about, indent=2).encode()))
 
 
 def save_skipped(path: Path, skipped: list[str]) -> None:
     """Write what is wrong with each picture that can't be read, and say it of the first ten."""
     if not skipped:
-        return path.unlink(missing_ok=True)
-    lines = [line.encode("utf-8", "backslashreplace").decode() for line in skipped]
-    write_file(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
-    say(f"{len(lines)} pictures can't be read; {show(path)} names them all:")
-    say("\n".join(f"  {line}" for line in lines[:10]))
+        path.unlink(missing_ok=True)
+        return
+    text = "".join(f"{line}\n" for line in skipped)
+    write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+    say(f"{len(skipped)} pictures can't be read; {show(path)} names them all:")
+    say("\n".join(f"  {line}" for line in skipped[:10]))
 
 
 # ---- checkpoint ----------------------------------------------------------------------------------
@@ -667,21 +691,23 @@ class Progress:
     step: int = 0  # batches of the whole run
     images: int = 0  # pictures of the whole run
     seconds: float = 0.0  # of training, over all sessions
-    history: list[Row] = field(default_factory=list)
+    history: list[Dict] = field(default_factory=list)
 
 
-def save_checkpoint(out: Path, parts: Row, rng: Rng, progress: Progress, settings: Row) -> None:
+def save_checkpoint(out: Path, parts: Dict, rng: Rng, progress: Progress, settings: Dict) -> None:
     """Write generator.pt, all that sampling needs, and checkpoint.pt, all to go on from."""
     states = {name: part.state_dict() for name, part in parts.items()}
     about = {"format": FORMAT, "settings": settings}
-    generator = {"generator": states.get("average", states["gen"]), "epoch": progress.epoch}
-    write_file(out / "generator.pt", lambda file: torch.save(about | generator, file))
+    drawing = states.get("average", states["gen"])
+    plain = {name: value.cpu().contiguous() for name, value in drawing.items()}
+    generator = about | {"generator": plain, "images": progress.images}
+    write_file(out / "generator.pt", lambda file: torch.save(generator, file))
     random = {"rng": rng.get_state(), "device": rng.device.type}
     whole = about | random | {"parts": states, "progress": vars(progress)}
     write_file(out / "checkpoint.pt", lambda file: torch.save(whole, file))
 
 
-def load_checkpoint(out: Path, settings: Row) -> Row | None:
+def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
     """The checkpoint in out, None without one; UserError where these settings don't fit it."""
     path = out / "checkpoint.pt"
     ways_out = "choose another --img_dir, or begin anew with --fresh=True (the old run moves aside)"
@@ -699,25 +725,29 @@ def load_checkpoint(out: Path, settings: Row) -> Row | None:
     shapes = ("image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm")
     if other := ", ".join(changed[name] for name in shapes if name in changed):
         raise UserError(f"{show(out)} holds a run of other networks ({other}): {ways_out}.")
-    for name in changed.keys() - {"data_dir", "img_dir", "n_epoch", "fresh", "workers"}:
+    for name in changed.keys() - {"img_dir", "n_epoch", "fresh"}:
         too_late = ", too late to have an effect" if name in ("init", "seed") else ""
         say(f"changed since the checkpoint: {changed[name]}{too_late}")
     return saved
 
 
-def restore(saved: Row, parts: Row, rng: Rng, n_pictures: int, batch: int) -> Progress:
+def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Progress:
     """Put networks, optimisers and random state back to a checkpoint; returns how far it was."""
     for name, part in parts.items():  # an average that was off before starts from the generator
         part.load_state_dict(saved["parts"].get(name, saved["parts"]["gen"]))
+        for weight, state in part.state.items() if isinstance(part, Adam) else ():
+            for key in ("exp_avg", "exp_avg_sq"):  # in memory as the weight is on this device:
+                state[key] = torch.empty_like(weight).copy_(state[key])  # fused Adam trusts in it
     p = Progress(**saved["progress"])
-    p.fixed_noise, p.order, p.sums = (t.to(rng.device) for t in (p.fixed_noise, p.order, p.sums))
+    p.fixed_noise, p.sums = p.fixed_noise.to(rng.device), p.sums.to(rng.device)
+    p.order = p.order.to(data.device)
     if saved["device"] == rng.device.type:
         rng.set_state(saved["rng"])
     else:
         say("The checkpoint comes from another kind of device: other random numbers from here on.")
         rng.manual_seed(p.step)
     batch_before = min(saved["settings"]["batch_size"], len(p.order))
-    if p.batch and (len(p.order), batch_before) != (n_pictures, batch):
+    if p.batch and (len(p.order), batch_before) != (len(data), batch):
         say(f"Other pictures or batches than before: epoch {p.epoch} begins again.")
         p.batch = 0
     return p
@@ -737,8 +767,9 @@ def move_aside(out: Path) -> None:
 # ---- train() -------------------------------------------------------------------------------------
 
 
-def catch_signals(caught: list[int]) -> None:
-    """Have Ctrl-C and SIGTERM put their number into the list, and a second one end at once."""
+def catch_signals() -> list[int]:
+    """A list that Ctrl-C and SIGTERM will put their number into; a second one ends at once."""
+    caught: list[int] = []
 
     def catch(number: int, frame: object) -> None:
         caught.append(number)
@@ -747,9 +778,10 @@ def catch_signals(caught: list[int]) -> None:
 
     signal.signal(signal.SIGINT, catch)
     signal.signal(signal.SIGTERM, catch)
+    return caught
 
 
-def epoch_row(p: Progress, sums: list[float], batch: int, d_every: int, g_every: int) -> Row:
+def epoch_row(p: Progress, sums: list[float], batch: int, d_every: int, g_every: int) -> Dict:
     """The row of losses.csv for the epoch that ends; None where a network had no turn in it."""
     d_turns, g_turns = (p.step // k - (p.step - p.batch) // k for k in (d_every, g_every))
     loss_d, d_real, d_fake = (value / d_turns if d_turns else None for value in sums[:3])
@@ -760,7 +792,7 @@ def epoch_row(p: Progress, sums: list[float], batch: int, d_every: int, g_every:
     return row | {"images": p.images, "seconds": p.seconds, "images_per_second": speed}
 
 
-def in_words(row: Row) -> str:
+def in_words(row: Dict) -> str:
     known = (n for n in ("loss_d", "loss_g", "d_real", "d_fake") if row[n] is not None)
     return "  ".join([*(f"{n} {row[n]:.3f}" for n in known), f"{row['images_per_second']:.0f}/s"])
 
@@ -769,18 +801,26 @@ def say_if_long(rate: float, left: int, machine: Machine) -> None:
     """Say how long `left` pictures take at this rate, if that is long, and what is quicker."""
     if left / rate > 1800:
         say(f"At {rate:.0f} pictures/s, this run takes {duration(left / rate)} from here.")
-        if machine.device.type == "cpu" and (HERE / "recipes" / "quick96.py").exists():
+        recipe = HERE / "recipes" / "quick96.py"
+        if machine.device.type != "cuda" and recipe.exists() and "quick96" not in str(sys.argv):
             say("Without a GPU, faces come soonest with: python GAN.py recipes/quick96.py")
 
 
-def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Row]:
+def write_epoch(out: Path, p: Progress, drawing: Module | None) -> None:
+    """Write what comes out of an epoch; grid and curves only with a generator to draw with."""
+    save_history(out / "losses.csv", p.history)
+    if drawing:
+        save_grid(out / f"epoch-{p.epoch}.png", draw(drawing, p.fixed_noise))
+        save_curves(out / f"epoch-{p.epoch}-loss.png", p.history)
+
+
+def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]:
     """Train up to n_epoch as the settings say and write what comes out; returns the history."""
     settings = {name: globals()[name] for name in RULES}
     saved = None if fresh else load_checkpoint(out, settings)
     if saved and saved["progress"]["epoch"] > n_epoch:
-        say(
-            f"{show(out)} holds a finished run of {saved['progress']['epoch'] - 1} epochs. A larger"
-        )
+        done = saved["progress"]["epoch"] - 1
+        say(f"{show(out)} holds a finished run: {done} epochs of {n_epoch} are done. A larger")
         say("--n_epoch extends it, --fresh=True begins anew (the old run moves aside).")
         return saved["progress"]["history"]
 
@@ -794,24 +834,23 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Row]:
     gen = gen.to(machine.device).to(memory_format=machine.layout)
     dis = dis.to(machine.device).to(memory_format=machine.layout)
     average = copy.deepcopy(gen).requires_grad_(False) if ema else gen
-    adam: Row = {"betas": (beta1, beta2), "fused": machine.device.type != "mps"}
-    opt_g = Adam(gen.parameters(), lr_g, **adam)
-    opt_d = Adam(dis.parameters(), lr_d, **adam)
-    parts: Row = {"gen": gen, "dis": dis, "opt_g": opt_g, "opt_d": opt_d}
+    opt_g = Adam(gen.parameters(), lr_g, (beta1, beta2), fused=True)
+    opt_d = Adam(dis.parameters(), lr_d, (beta1, beta2), fused=True)
+    parts: Dict = {"gen": gen, "dis": dis, "opt_g": opt_g, "opt_d": opt_d}
     parts |= {"average": average} if ema else {}
 
     data, batch = to_device(data, machine.device), min(batch_size, len(data))
     n_batch = len(data) // batch
     rng = Rng(machine.device).manual_seed(seed)
     if saved:
-        p = restore(saved, parts, rng, len(data), batch)
-        opt_g.param_groups[0].update(adam, lr=lr_g)  # the settings rule, not the checkpoint
-        opt_d.param_groups[0].update(adam, lr=lr_d)
+        p = restore(saved, parts, rng, data, batch)
+        opt_g.param_groups[0].update(lr=lr_g, betas=(beta1, beta2))  # the settings rule, not the
+        opt_d.param_groups[0].update(lr=lr_d, betas=(beta1, beta2))  # checkpoint
     else:
         move_aside(out)
         p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
         some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64]
-        save_grid(out / "real.png", to_batch(data, some, False, rng, machine))
+        save_grid(out / "real.png", to_batch(data, some.to(data.device), False, rng, machine))
     save_settings(out / "settings.json", settings, machine, len(data))
     sizes = [f"{sum(w.numel() for w in net.parameters()):,} weights" for net in (gen, dis)]
     say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine.name}")
@@ -821,18 +860,16 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Row]:
         return torch.randn(batch, noise_size, 1, 1, generator=rng, device=machine.device)
 
     began, first, notice_after = time.perf_counter(), p.step, 10.0
-    caught: list[int] = []
-    catch_signals(caught)
+    caught = catch_signals()
     done, total = (p.epoch - 1) * n_batch + p.batch, n_epoch * n_batch
     with tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None) as bar:
         while p.epoch <= n_epoch and not caught:
             bar.set_description(f"epoch {p.epoch}/{n_epoch}")
             start = time.perf_counter()
             if p.batch == 0:
-                p.order = torch.randperm(len(data), generator=rng, device=machine.device)
-                p.sums.zero_()
-            while p.batch < n_batch and not caught:
-                index = p.order[p.batch * batch : (p.batch + 1) * batch]
+                p.order = torch.randperm(len(data), generator=rng, device=rng.device)
+                p.order, p.sums = p.order.to(data.device), torch.zeros_like(p.sums)
+            for index in p.order.split(batch)[p.batch : n_batch]:
                 p.batch, p.step, p.images = p.batch + 1, p.step + 1, p.images + batch
                 if p.step % d_every == 0:
                     real = to_batch(data, index, flip, rng, machine)
@@ -846,27 +883,23 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Row]:
                     left = (n_epoch - p.epoch + 1) * n_batch - p.batch
                     say_if_long((p.step - first) * batch / elapsed, left * batch, machine)
                     notice_after = math.inf
+                if caught:
+                    break
             sums = p.sums.tolist()  # waits for the device, so that the clock below is right
             p.seconds += time.perf_counter() - start
-            if p.batch < n_batch:
-                break
-            p.history.append(epoch_row(p, sums, batch, d_every, g_every))
-            save_history(out / "losses.csv", p.history)
-            bar.set_postfix_str(in_words(p.history[-1]))
-            say(f"epoch {p.epoch}/{n_epoch}  {in_words(p.history[-1])}")
-            due = p.epoch in (1, n_epoch) or p.epoch % save_every == 0
-            if due:
-                save_grid(out / f"epoch-{p.epoch}.png", draw(average, p.fixed_noise))
-                save_curves(out / f"epoch-{p.epoch}-loss.png", p.history)
-            p.epoch, p.batch = p.epoch + 1, 0
-            if due:
+            if p.batch == n_batch:
+                p.history.append(epoch_row(p, sums, batch, d_every, g_every))
+                bar.set_postfix_str(in_words(p.history[-1]))
+                say(f"epoch {p.epoch}/{n_epoch}  {in_words(p.history[-1])}")
+                due = p.epoch in (1, n_epoch) or p.epoch % save_every == 0
+                write_epoch(out, p, average if due else None)
+                p.epoch, p.batch = p.epoch + 1, 0
+            if caught or due:
                 save_checkpoint(out, parts, rng, p, settings)
-        if stopped := caught and p.epoch <= n_epoch:
-            save_checkpoint(out, parts, rng, p, settings)
-    if stopped:
+    if p.epoch <= n_epoch:
         words = [word for word in sys.argv if not word.startswith("--fresh")]
         say(f"Stopped in epoch {p.epoch} of {n_epoch} with everything saved.")
-        say(f"To go on: python {shlex.join(words)}")
+        say(f"To go on: python {shlex.join(words + ['--fresh=False'] * fresh)}")
         sys.exit(128 + caught[0])
     say(f"Finished {n_epoch} epochs in {duration(p.seconds)}: {show(out / f'epoch-{n_epoch}.png')}")
     return p.history
@@ -876,26 +909,30 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Row]:
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # odd file names
     if {"-h", "--help"} & set(sys.argv):
         block = Path(__file__).read_text("utf-8").split("# ---- settings")[1].split("# ---- ")[0]
-        return print(f"{__doc__}\nSettings, as --name=value:\n{block.strip(' -')}")
+        print(f"{__doc__}\nSettings, as --name=value:\n{block.strip(' -')}")
+        return
     try:
         read_settings(sys.argv[1:])
+        root, out = ((HERE / os.path.expanduser(path)) for path in (data_dir, img_dir))
         if dry_run:
             from rehearse import rehearse
 
-            return rehearse(sys.modules[__name__])
-        machine, out = choose_machine(device, precision), HERE / img_dir
-        data, skipped = load_pictures(HERE / data_dir, image_size, out)
+            return rehearse(sys.modules[__name__], root, out)
+        machine = choose_machine(device, precision)
+        data, skipped = load_pictures(root, image_size, out)
         save_skipped(out / "skipped.txt", skipped)
         train(out, data, machine, n_epoch)
-    except UserError as error:
+    except (UserError, ImportError) as error:
         sys.exit(f"GAN.py: {error}")
     except OSError as error:
-        sys.exit(f"GAN.py: {error.strerror}: {error.filename}. See to it, and start again.")
-    except ImportError as error:
-        sys.exit(f"GAN.py: {error}. README.md says how to install the project.")
-    except torch.OutOfMemoryError:
+        what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        sys.exit(f"GAN.py: {what}. See to that, and start again: it goes on from its last save.")
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
         sys.exit("GAN.py: out of memory. Use a smaller --batch_size, or --gen_fm and --dis_fm.")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -20,14 +20,20 @@ import torch
 from torch import Tensor
 
 
-def rehearse(gan: ModuleType) -> None:
-    """Try out the settings of GAN.py (the module); UserError says what stands in a run's way."""
+def rehearse(gan: ModuleType, root: Path, img: Path) -> None:
+    """Try out the settings of GAN.py (the module); UserError says what stands in a run's way.
+
+    root and img are data_dir and img_dir as paths.
+    """
     machine = gan.choose_machine(gan.device, gan.precision)
+    if not gan.fresh:
+        gan.load_checkpoint(img, {name: getattr(gan, name) for name in gan.RULES})
     out = Path(tempfile.mkdtemp(prefix="GAN-"))
     turn = max(gan.d_every, gan.g_every)  # batches until both networks have had one
     start = time.perf_counter()
-    data, found, skipped = some_pictures(gan, turn * gan.batch_size, out)
-    reading = (time.perf_counter() - start) * found / (len(data) + len(skipped))
+    data, found, skipped = some_pictures(gan, root, img, out, min(turn, 20) * gan.batch_size)
+    tried = len(data) + len(skipped)
+    reading = (time.perf_counter() - start) * found / tried
 
     batch = min(gan.batch_size, len(data))
     half = math.ceil(turn / (len(data) // batch))  # epochs of these pictures until both had a turn
@@ -38,50 +44,62 @@ def rehearse(gan: ModuleType) -> None:
 
     say = gan.say
     say(f"\nIt works. See {out} for what came out; nothing was written elsewhere.")
-    say(f"pictures: {found:,} found; {len(skipped)} of {len(data) + len(skipped):,} unreadable")
+    say(f"pictures: {found:,} found; {len(skipped)} of {tried:,} tried can't be read")
     for line in skipped[:10]:
         say(f"  {line}")
     say(f"time: {gan.duration(reading)} to read them, once; {gan.duration(images / rate)} to train")
     say(f"  {gan.n_epoch} epochs at {rate:.0f} pictures/s on {machine.name}, grids left out")
-    say(f"memory: {memory(machine.device)}")
-    grids = sum(file.stat().st_size for file in out.glob("epoch-1*.png"))
+    used, there = memory(machine.device)
+    say(f"memory: {used / 1e9:.1f} GB of {there / 1e9:.1f} GB")
+    if used > there:
+        raise gan.UserError("There is not enough memory: use a smaller --batch_size or --gen_fm.")
+    cached = any(root.glob(f".GAN-*-{gan.image_size}.cache"))
+    grids = sum((out / f"epoch-1{kind}.png").stat().st_size for kind in ("", "-loss"))
     checkpoints = 2 * sum(file.stat().st_size for file in out.glob("*.pt"))  # an old and a new one
-    for folder, need in (
-        (gan.HERE / gan.data_dir, found * gan.image_size**2 * 3),
-        (gan.HERE / gan.img_dir, checkpoints + grids * (2 + gan.n_epoch // gan.save_every)),
-    ):
-        place = next(path for path in (folder, *folder.parents) if path.exists())
-        free = shutil.disk_usage(place).free
-        say(f"disk: {need / 1e9:.2f} GB for {gan.show(folder)}, with {free / 1e9:.2f} GB free")
-        if need > free:
-            raise gan.UserError(f"There is not enough room on the disk of {gan.show(folder)}.")
+    check_disk(gan, root, 0 if cached else found * gan.image_size**2 * 3, may_be_read_only=True)
+    check_disk(gan, img, checkpoints + grids * (2 + gan.n_epoch // gan.save_every))
 
 
-def some_pictures(gan: ModuleType, n: int, out: Path) -> tuple[Tensor, int, list[str]]:
+def check_disk(gan: ModuleType, folder: Path, need: int, may_be_read_only: bool = False) -> None:
+    """Say how much room there is; an error where need bytes don't fit or nothing can be made."""
+    place = next(path for path in (folder, *folder.parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    gan.say(f"disk: {need / 1e9:.2f} GB for {gan.show(folder)}, with {free / 1e9:.2f} GB free")
+    if need > free:
+        raise gan.UserError(f"There is not enough room on the disk of {gan.show(folder)}.")
+    if not may_be_read_only:
+        tempfile.TemporaryFile(dir=place).close()  # an OSError says what is wrong
+
+
+def some_pictures(
+    gan: ModuleType, root: Path, img: Path, out: Path, n: int
+) -> tuple[Tensor, int, list[str]]:
     """About n pictures, uint8 (n, S, S, 3); how many there are; unreadable ones among the n."""
-    root, n_demo = gan.HERE / gan.data_dir, 0
-    files = gan.list_files(root, leave_out=(gan.HERE / gan.img_dir, gan.DEMO))
+    files, n_demo = gan.list_files(root, leave_out=(img, gan.DEMO)), 0
     if not files and root == gan.DEMO.parent:
-        root, n_demo = (gan.DEMO, 0) if gan.DEMO.exists() else (out / "demo", gan.N_DEMO)
-        files = gan.list_files(gan.draw_demo(root, n))
+        if gan.DEMO.exists():
+            root = gan.DEMO
+        elif gan.draw_demo(out / "demo", min(n, gan.N_DEMO)):
+            root, n_demo = out / "demo", gan.N_DEMO
+        files = gan.list_files(root)
     folder = root.parent if root.is_file() else root
     members = gan.list_members(folder, [name for name, *_ in files])
     pixels, side = io.BytesIO(), gan.image_size
     skipped = gan.decode_all(folder, members[:: max(1, len(members) // n)], side, pixels)
+    if not pixels.tell():
+        raise gan.no_pictures(root, skipped)
     data = torch.frombuffer(pixels.getbuffer(), dtype=torch.uint8).view(-1, side, side, 3)
     return data, n_demo or len(members), skipped
 
 
-def memory(device: torch.device) -> str:
-    """The most memory in use so far, and how much there is, in words."""
+def memory(device: torch.device) -> tuple[int, int]:
+    """Bytes in use at most so far, and in all: of the GPU or, outside Windows, of the machine."""
     if device.type == "cuda":
-        used, there = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
-    elif sys.platform == "win32":
-        return "not measured on Windows"
-    else:
-        import resource  # not on Windows
+        return torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
+    if sys.platform == "win32":
+        return 0, 0
+    import resource  # not on Windows
 
-        unit = 1 if sys.platform == "darwin" else 1024
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return f"{used / 1e9:.1f} GB at most, of {there / 1e9:.1f} GB"
+    unit = 1 if sys.platform == "darwin" else 1024
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, there

@@ -41,7 +41,7 @@ def train(words: list[str]) -> None:
     def update_all(average: torch.nn.Module, gen: torch.nn.Module, decay: float) -> None:
         nonlocal seen
         update(average, gen, decay)
-        step = GAN.g_every * GAN.batch_size
+        step = GAN.g_every * GAN.batch_size  # there are more pictures than fit into a batch
         seen += step
         for half_life in HALF_LIVES:
             if half_life not in averages:
@@ -56,7 +56,7 @@ def train(words: list[str]) -> None:
         GAN.write_file(name, lambda file: torch.save({"seen": seen, "states": states}, file))
 
     GAN.update_ema, GAN.save_checkpoint = update_all, save_all  # type: ignore[assignment]
-    sys.argv[1:] = words
+    sys.argv[1:] = [*words, "--fresh=True"]  # a resumed run would have lost its averages
     GAN.main()
 
 

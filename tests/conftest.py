@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,8 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gan(tmp_path: Path) -> Run:
     """Run GAN.py, tiny, with img_dir=tmp_path/img; other words and settings of run() as given."""
 
-    def run(*words: str, code: int = 0, script: Path = ROOT / "GAN.py", **kwargs: object):  # type: ignore[no-untyped-def]
+    def run(*words: str, code: int = 0, script: Path = ROOT / "GAN.py", **kwargs: Any):  # type: ignore[no-untyped-def]
+        kwargs["env"] = {**os.environ, "TMPDIR": str(tmp_path), **kwargs.get("env", {})}
         command = [sys.executable, str(script), *TINY, f"--img_dir={tmp_path / 'img'}", *words]
         done = subprocess.run(
             command,

@@ -112,6 +112,7 @@ BAD = {
     "empty.jpg": b"",
     "text.png": b"no picture at all",
     "bad zip.zip": b"PK no zip",
+    "odd name.zip": b"",  # made below
 }
 
 
@@ -154,6 +155,10 @@ def test_unreadable_pictures_are_skipped_and_named(tmp_path: Path) -> None:
     colors = make_folder(root)
     for name, content in BAD.items():
         (root / name).write_bytes(content)
+    with zipfile.ZipFile(root / "odd name.zip", "w") as archive:
+        archive.writestr("ü.png", b"")
+    content = (root / "odd name.zip").read_bytes()
+    (root / "odd name.zip").write_bytes(content.replace("ü".encode(), b"\xff\xff"))
     whole = save(tmp_path / "whole.jpg", Image.effect_noise((300, 300), 90)).read_bytes()
     (root / "cut short.jpg").write_bytes(whole[: len(whole) // 2])
     (root / "broken link.jpg").symlink_to(root / "nowhere.jpg")
@@ -232,22 +237,47 @@ def test_cache_notices_every_change(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     added.unlink()
     assert load(root, out)[0] == colors
     assert decodings == 4
-    (root / f".GAN-{SIDE}.json").write_text("{ not JSON")
-    assert load(root, out)[0] == colors
-    assert decodings == 5
+    cache = root / f".GAN-all-{SIDE}.cache"
+    whole = cache.read_bytes()
+    row = SIDE * SIDE * 3
+    for damage in (b"", b"{}", whole[:-1], whole[row:], whole[:-row], b"[]" + whole[-8:]):
+        cache.write_bytes(damage)
+        assert load(root, out)[0] == colors
+        assert cache.read_bytes() == whole
+    assert decodings == 10
     assert GAN.load_pictures(root, 64, out)[0].shape[1:] == (64, 64, 3)  # a cache of its own
     assert load(root, out)[0] == colors
-    assert decodings == 6
+    assert decodings == 11
 
 
 def test_read_only_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, out = tmp_path / "data", tmp_path / "img"
     colors = make_folder(root)
     before = sorted(root.rglob("*"))
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != root)
+
+    def refuse(file: object, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if "w" in mode and Path(str(file)).parent == root:
+            raise PermissionError(13, "Permission denied", str(file))
+        return open(file, mode, *args, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(GAN, "open", refuse, raising=False)  # for root, nothing is read-only
     assert load(root, out)[0] == load(root, out)[0] == colors
     assert sorted(root.rglob("*")) == before
-    assert (out / f".GAN-{SIDE}.u8").stat().st_size == len(colors) * SIDE * SIDE * 3
+    assert [path.name for path in out.iterdir()] == [f".GAN-all-{SIDE}.cache"]
+
+
+def test_zips_in_one_folder_have_their_own_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(2):
+        with zipfile.ZipFile(tmp_path / f"{i}.zip", "w") as archive:
+            png = io.BytesIO()
+            plain((i, i, i), size=(SIDE, SIDE)).save(png, "PNG")
+            archive.writestr("a.png", png.getvalue())
+    for _ in range(2):
+        for i in range(2):
+            assert load(tmp_path / f"{i}.zip", tmp_path / "img")[0] == [(i, i, i)]
+        monkeypatch.delattr(GAN, "decode_all", raising=False)  # the second time from the caches
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
@@ -255,7 +285,6 @@ def test_parallel_decoding_keeps_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     root = make_dir(tmp_path / "data")
-    png = io.BytesIO()
     for i in range(600):
         png = io.BytesIO()
         plain((i % 256, i // 256, 5), size=(4, 4)).save(png, "PNG")

@@ -46,7 +46,7 @@ def test_defaults_are_the_reports() -> None:
 
 
 def test_every_setting_has_a_rule_and_a_comment() -> None:
-    source = (ROOT / "GAN.py").read_text()
+    source = (ROOT / "GAN.py").read_text("utf-8")
     block = source.split("# ---- settings")[1].split("# ---- ")[0]
     lines = [line for line in block.split("\n")[1:] if line and not line.startswith("#")]
     names = [re.match(r"([a-z]\w*) = .+  # .+", line).group(1) for line in lines]  # type: ignore[union-attr]
@@ -131,6 +131,7 @@ def test_everything_wrong_is_said_at_once_by_the_program(gan: Run) -> None:
         "n_epoch = 3\nimport os\n",
         "n_epoch = open('here', 'w')\n",
         "n_epoch: int = 3\n",
+        "n_epoch = 2 * 3\n",
         "n_epoch = 3\n'late text'\n",
         "n_epoch = \n",
         "n_epoch = 3; print(3)\n",
@@ -149,13 +150,13 @@ def test_a_recipe_is_read_and_never_run(
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.py")), ids=lambda p: p.stem)
 def test_recipes_of_the_project(path: Path) -> None:
     GAN.read_settings([str(path)])
-    assert ast.get_docstring(ast.parse(path.read_text()))
+    assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
     assert GAN.img_dir == f"img/{path.stem}"  # runs of different recipes don't meet
 
 
 def test_packages_are_the_same_everywhere() -> None:
     inline = ast.literal_eval(
-        re.search(r"# dependencies = (\[.*?# \])", (ROOT / "GAN.py").read_text(), re.DOTALL)  # type: ignore[union-attr]
+        re.search(r"# dependencies = (\[.*?# \])", (ROOT / "GAN.py").read_text("utf-8"), re.DOTALL)  # type: ignore[union-attr]
         .group(1)
         .replace("#", "")
     )
