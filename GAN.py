@@ -157,7 +157,7 @@ def read_word(word: str) -> dict[str, Any]:
 
 
 def read_recipe(word: str) -> dict[str, Any]:
-    """The `name = value` lines of a recipe; it is read, never run, so values are literals."""
+    """The `name = value` lines of a recipe, which is read, never run: values are plain."""
     path = next((p for p in (Path(word), HERE / word) if p.is_file()), None)
     if path is None:
         raise ValueError(f"there is no recipe {word}")
@@ -170,9 +170,7 @@ def read_recipe(word: str) -> dict[str, Any]:
                 case ast.Expr(ast.Constant(str())) if number == 0:
                     continue  # the docstring
                 case _:
-                    raise ValueError(
-                        f"line {node.lineno} is not name = number, text, True or False"
-                    )
+                    raise ValueError(f"line {node.lineno} is not of the form name = value")
     except (ValueError, SyntaxError, OSError) as error:
         raise ValueError(f"{word} is not a recipe: {error}") from None
     return values
@@ -223,12 +221,9 @@ def choose_machine(device: str, precision: str) -> Machine:
         device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
         place = torch.device(device)
-        torch.zeros(1, device=place)
-        known = place.type in ("cuda", "mps", "cpu")
+        torch.zeros(1, device=Rng(place).device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        known = False
-    if not known:
-        raise UserError(f"device={device} can't be used here; --device=auto finds one.")
+        raise UserError(f"device={device} can't be used here; --device=auto finds one.") from None
     name, bf16, auto = device, precision == "bf16", precision == "auto"
     if place.type == "cuda":
         torch.cuda.set_device(place)
@@ -330,9 +325,7 @@ def decode(file: Path | BinaryIO, side: int) -> bytes:
 
 def decode_some(job: tuple[Path, list[Member], int]) -> tuple[int, bytes, list[str]]:
     """How many pictures there were, the bytes of the good ones, and what the others have."""
-    warnings.filterwarnings(
-        "ignore", module="PIL"
-    )  # PIL's, about pictures that it reads all the same
+    warnings.filterwarnings("ignore", module="PIL")  # about pictures that it reads all the same
     folder, members, side = job
     good, skipped = bytearray(), []
     for name, member in members:
@@ -406,7 +399,7 @@ def load_pictures(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
 
     try:
         write_file(folder / name, write)
-    except PermissionError:
+    except OSError:  # read-only, or full
         write_file(out / name, write)
     pictures = read_cache(folder / name, side, key) or read_cache(out / name, side, key)
     assert pictures, "the pictures just written can't be read back"
