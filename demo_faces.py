@@ -151,7 +151,7 @@ def draw(folder: Path, n: int = 4096, size: int = 192, seed: int = 0) -> None:
             try:
                 save = partial(save_face, folder=part, size=size, seed=seed)
                 faces = pool.map(save, range(n), chunksize=16)
-                for _ in tqdm(faces, "drawing faces", n, unit=" faces"):
+                for _ in tqdm(faces, "drawing faces", n, unit=" faces", disable=None):
                     pass
             except BaseException:
                 pool.shutdown(cancel_futures=True)

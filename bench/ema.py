@@ -89,13 +89,10 @@ def score(out: Path, epochs: list[int]) -> None:
     about = json.loads((out / "settings.json").read_text())
     settings = about["settings"]
     net = feature_network()
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-    deviation = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
-    def features(pictures: Tensor) -> Tensor:
-        batches = ((batch + 1) / 2 for batch in pictures.split(100))
+    def features(pictures: Tensor) -> Tensor:  # this network takes -1 to 1, as they are
         with torch.autocast("cpu", torch.bfloat16):
-            return torch.cat([net((x - mean) / deviation).float() for x in batches])
+            return torch.cat([net(batch).float() for batch in pictures.split(100)])
 
     root = GAN.HERE / settings["data_dir"]
     data, _ = GAN.load_pictures(root, settings["image_size"], out)
