@@ -351,7 +351,12 @@ def decode_all(folder: Path, members: list[Member], side: int, file: BinaryIO) -
     skipped = []
     with ExitStack() as stack:
         pool = ProcessPoolExecutor(workers, context, *no_sigint) if workers > 1 else None
-        run = stack.enter_context(pool).map if pool else map
+        if pool:
+            stack.callback(pool.shutdown, cancel_futures=True)
+            handler = signal.signal(*no_sigint[1])  # a worker hit while it starts would hang
+            pool.submit(int).result()
+            signal.signal(signal.SIGINT, handler)
+        run = pool.map if pool else map
         bar = stack.enter_context(tqdm(total=len(members), desc="reading pictures", disable=None))
         few = 64 * max(1, workers)  # not all jobs at once: the results may not fit into memory
         for i in range(0, len(jobs), few):
@@ -931,7 +936,7 @@ def main() -> None:
             raise
         sys.exit("GAN.py: out of memory. Use a smaller --batch_size, or --gen_fm and --dis_fm.")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit("GAN.py: stopped at once. Start again: it goes on from its last save.")
 
 
 if __name__ == "__main__":

@@ -14,4 +14,4 @@ init = "dcgan"
 flip = True
 batch_size = 64
 g_every = 1
-ema = 10_000
+ema = 5_000

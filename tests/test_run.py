@@ -146,6 +146,41 @@ def test_two_runs_are_equal_and_so_is_an_extended_one(
     assert not same(a["parts"]["gen"], checkpoint(other)["parts"]["gen"])
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
+def test_ctrl_c_while_pictures_are_read(gan: Run, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+    Image.fromarray(noise).save(data / "0.jpg")
+    for i in range(1, 2000):
+        os.link(data / "0.jpg", data / f"{i}.jpg")
+    command = [sys.executable, str(ROOT / "GAN.py"), *TINY, f"--data_dir={data}"]
+    command += [f"--img_dir={tmp_path / 'img'}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as run:
+        while not any(path.suffix == ".tmp" for path in data.iterdir()):
+            time.sleep(0.01)
+        time.sleep(0.3)
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+        try:
+            said = run.communicate(timeout=60)[1].decode()
+        finally:
+            run.kill()
+    assert said.strip() == "GAN.py: stopped at once. Start again: it goes on from its last save."
+    assert run.returncode == 1
+    assert len(list(data.iterdir())) == 2000
+
+
+def test_quick96(gan: Run, faces: Path, tmp_path: Path) -> None:
+    gan(
+        "recipes/quick96.py", *TINY, f"--data_dir={faces}", f"--img_dir={tmp_path}/q", "--n_epoch=2"
+    )
+    settings = json.loads((tmp_path / "q" / "settings.json").read_text())["settings"]
+    assert settings["dis_norm"] == "batch" and settings["batch_size"] == 8
+    assert len(rows(tmp_path / "q")) == 2 and (tmp_path / "q" / "epoch-2.png").exists()
+    saved = checkpoint(tmp_path / "q")
+    assert saved["parts"]["opt_g"]["state"][0]["step"] == 10  # of every batch
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_anywhere_it_goes_on_as_if_nothing_had_happened(
