@@ -795,7 +795,7 @@ def epoch_row(p: Progress, sums: list[float], batch: int, d_every: int, g_every:
 
 def in_words(row: Dict) -> str:
     known = (n for n in ("loss_d", "loss_g", "d_real", "d_fake") if row[n] is not None)
-    return "  ".join([*(f"{n} {row[n]:.3f}" for n in known), f"{row['images_per_second']:.0f}/s"])
+    return "  ".join(f"{n} {row[n]:.3f}" for n in known)
 
 
 def say_if_long(rate: float, left: int, machine: Machine) -> None:
@@ -890,8 +890,9 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
             p.seconds += time.perf_counter() - start
             if p.batch == n_batch:
                 p.history.append(epoch_row(p, sums, batch, d_every, g_every))
-                bar.set_postfix_str(in_words(p.history[-1]))
-                say(f"epoch {p.epoch}/{n_epoch}  {in_words(p.history[-1])}")
+                words, rate = in_words(p.history[-1]), p.history[-1]["images_per_second"]
+                bar.set_postfix_str(words)
+                say(f"epoch {p.epoch}/{n_epoch}  {words}  {rate:.0f} pictures/s")
                 due = p.epoch in (1, n_epoch) or p.epoch % save_every == 0
                 write_epoch(out, p, average if due else None)
                 p.epoch, p.batch = p.epoch + 1, 0
