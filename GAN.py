@@ -890,9 +890,9 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
             p.seconds += time.perf_counter() - start
             if p.batch == n_batch:
                 p.history.append(epoch_row(p, sums, batch, d_every, g_every))
-                words, rate = in_words(p.history[-1]), p.history[-1]["images_per_second"]
-                bar.set_postfix_str(words)
-                say(f"epoch {p.epoch}/{n_epoch}  {words}  {rate:.0f} pictures/s")
+                losses, rate = in_words(p.history[-1]), p.history[-1]["images_per_second"]
+                bar.set_postfix_str(losses)
+                say(f"epoch {p.epoch}/{n_epoch}  {losses}  {rate:.0f} pictures/s")
                 due = p.epoch in (1, n_epoch) or p.epoch % save_every == 0
                 write_epoch(out, p, average if due else None)
                 p.epoch, p.batch = p.epoch + 1, 0
