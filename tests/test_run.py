@@ -119,6 +119,21 @@ def test_any_number_of_pictures(
     assert min(Image.open(tmp_path / "img" / "real.png").size) >= 32
 
 
+@pytest.mark.parametrize("size", [48, 64, 192])
+def test_image_size_alone_sizes_networks_and_pictures(
+    gan: Run, faces: Path, tmp_path: Path, size: int
+) -> None:
+    gan(f"--data_dir={faces}", "--n_epoch=1", f"--image_size={size}", "--g_every=1")
+    real = tiles(tmp_path / "img" / "real.png", size)
+    data, _ = GAN.load_pictures(faces, size, tmp_path)
+    assert {picture.tobytes() for picture in real} == {
+        picture.numpy().tobytes() for picture in data
+    }
+    assert tiles(tmp_path / "img" / "epoch-1.png", size).shape == (64, size, size, 3)
+    first = checkpoint(tmp_path / "img")["parts"]["dis"]["0.weight"]
+    assert first.shape[-1] == {48: 5, 64: 4, 192: 5}[size]  # triples or doubles
+
+
 def test_turns_count_over_the_whole_run(gan: Run, faces: Path, tmp_path: Path) -> None:
     words = ["--batch_size=40", "--n_epoch=6", "--d_every=2", "--g_every=3", "--save_every=1"]
     gan(f"--data_dir={faces}", *words)  # one batch an epoch
