@@ -312,7 +312,7 @@ open_zip = functools.lru_cache(maxsize=4)(zipfile.ZipFile)  # its list of names 
 
 
 def decode(file: Path | BinaryIO, side: int) -> bytes:
-    """A picture as side × side × 3 bytes: upright, over white, shorter side fitted, centre cut."""
+    """A picture as side x side x 3 bytes: upright, over white, shorter side fitted, centre cut."""
     with Image.open(file) as opened:
         opened.draft("RGB", (2 * side, 2 * side))  # spares most of the work on large JPEGs
         image = ImageOps.exif_transpose(opened)
@@ -461,12 +461,12 @@ def to_batch(data: Tensor, index: Tensor, flip: bool, rng: Rng, machine: Machine
 
 # ---- networks ------------------------------------------------------------------------------------
 #
-# One rule for every size 2^k or 3·2^k: feature maps of 4×4 at the deep end, doubled stage by stage
+# One rule for every size 2^k or 3·2^k: feature maps of 4x4 at the deep end, doubled stage by stage
 # (kernel 4, stride 2, padding 1) to the last stage, which doubles or triples (kernel 5, stride 3,
 # padding 1) to the picture. Halving the side doubles the feature maps. At 96:
 #
-#     generator        noise 100 → 8·fm 4×4 → 4·fm 8×8 → 2·fm 16×16 → fm 32×32 → 3 96×96
-#     discriminator    3 96×96 → fm 32×32 → 2·fm 16×16 → 4·fm 8×8 → 8·fm 4×4 → 1 logit
+#     generator      noise 100 > 8·fm 4x4 > 4·fm 8x8 > 2·fm 16x16 > fm 32x32 > 3 96x96
+#     discriminator  3 96x96 > fm 32x32 > 2·fm 16x16 > 4·fm 8x8 > 8·fm 4x4 > 1 logit
 
 
 def sides(image_size: int) -> list[int]:
@@ -485,7 +485,7 @@ def kernel(small: int, large: int) -> tuple[int, int, int]:
 
 
 class Generator(nn.Sequential):
-    """Noise (N, noise_size, 1, 1) from N(0, 1) → pictures (N, 3, image_size, image_size), -1 to 1.
+    """Noise (N, noise_size, 1, 1) from N(0, 1) to pictures (N, 3, image_size, image_size), -1 to 1.
 
     The DCGAN generator (Radford et al. 2016): transposed convolutions, batch norm and ReLU, tanh.
     """

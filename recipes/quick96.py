@@ -2,7 +2,7 @@
 
 The DCGAN paper's normalisation and first weights, in the report's networks. On two CPU cores (Xeon
 with AMX, torch 2.14.1, bf16): plain faces from 28,399 drawn ones after 8 epochs, 8 min 19 s; from
-the 4,096 avatars after 10 epochs, 81 s, and all 60 epochs in 8 min 16 s.
+the 4,096 avatars after 10 epochs, 77 s, and all 60 epochs in 7 min 21 s.
 """
 
 img_dir = "img/quick96"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,15 @@ sys.path.insert(0, str(ROOT))
 os.environ["OMP_NUM_THREADS"] = "2"  # the same sums in the same order, whatever the machine
 
 TINY = ["--image_size=32", "--noise_size=8", "--gen_fm=4", "--dis_fm=4", "--batch_size=8"]
+
+
+def found(pattern: str, text: str, flags: int = 0) -> tuple[str, ...]:
+    """The groups of a pattern that must be there."""
+    match = re.search(pattern, text, flags)
+    assert match, f"no {pattern} in {text}"
+    return match.groups()
+
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -33,7 +43,9 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gan(tmp_path: Path) -> Run:
     """Run GAN.py, tiny, with img_dir=tmp_path/img; other words and settings of run() as given."""
 
-    def run(*words: str, code: int = 0, script: Path = ROOT / "GAN.py", **kwargs: Any):  # type: ignore[no-untyped-def]
+    def run(
+        *words: str, code: int = 0, script: Path = ROOT / "GAN.py", **kwargs: Any
+    ) -> subprocess.CompletedProcess[str]:
         kwargs["env"] = {**os.environ, "TMPDIR": str(tmp_path), **kwargs.get("env", {})}
         command = [sys.executable, str(script), *TINY, f"--img_dir={tmp_path / 'img'}", *words]
         done = subprocess.run(

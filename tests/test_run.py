@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import GAN
-from conftest import ROOT, TINY, Run
+from conftest import ROOT, TINY, Run, found
 
 COLUMNS = ["epoch", "loss_d", "loss_g", "d_real", "d_fake"]
 COLUMNS += ["images", "seconds", "images_per_second"]
@@ -391,14 +391,14 @@ def test_dry_run(gan: Run, faces: Path, tmp_path: Path) -> None:
     assert len(list(data.iterdir())) == 41
     assert "pictures: 41 found" in said and "memory: " in said
     rate, epochs = (
-        int(re.search(pattern, said).group(1))  # type: ignore[union-attr]
+        int(found(pattern, said)[0])
         for pattern in (r"epochs at (\d+) pictures/s", r"(\d+) epochs at")
     )
-    hours, minutes = re.search(r"(\d+) h (\d+) min to train", said).groups()  # type: ignore[union-attr]
+    hours, minutes = found(r"(\d+) h (\d+) min to train", said)
     seconds = int(hours) * 3600 + int(minutes) * 60
     assert epochs == 2_000_000
     assert seconds == pytest.approx(2_000_000 * 40 / rate, rel=0.1)
-    out = Path(re.search(r"See (\S+) for", said).group(1))  # type: ignore[union-attr]
+    out = Path(found(r"See (\S+) for", said)[0])
     assert {"real.png", "epoch-1.png", "losses.csv"} <= {path.name for path in out.iterdir()}
     shutil.rmtree(out)
     assert "not enough room" in gan(*words, "--n_epoch=1000000000", code=1).stderr
@@ -495,7 +495,7 @@ def test_adam_goes_on_from_another_memory_layout() -> None:
         checkpoint: dict[str, object] = {"settings": {"batch_size": 1}}
         checkpoint |= {"parts": {"dis": saved.state_dict(), "opt_d": opt.state_dict(), "gen": {}}}
         checkpoint |= {"progress": vars(progress), "device": "cpu", "rng": rng.get_state()}
-        dis = GAN.Discriminator(32, 4).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        dis = GAN.Discriminator(32, 4).to(memory_format=torch.channels_last)
         opt = torch.optim.Adam(dis.parameters(), 1e-3, fused=True)
         parts = {"dis": dis, "opt_d": opt}
         GAN.restore(checkpoint, parts, rng, torch.zeros(1), 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import GAN
-from conftest import ROOT, Run
+from conftest import ROOT, Run, found
 
 DEFAULTS = {
     "data_dir": "data", "image_size": 96, "flip": False, "noise_size": 100, "gen_fm": 32,
@@ -49,14 +49,14 @@ def test_every_setting_has_a_rule_and_a_comment() -> None:
     source = (ROOT / "GAN.py").read_text("utf-8")
     block = source.split("# ---- settings")[1].split("# ---- ")[0]
     lines = [line for line in block.split("\n")[1:] if line and not line.startswith("#")]
-    names = [re.match(r"([a-z]\w*) = .+  # .+", line).group(1) for line in lines]  # type: ignore[union-attr]
+    names = [found(r"^([a-z]\w*) = .+  # .+", line)[0] for line in lines]
     assert sorted(names) == sorted(GAN.RULES)
 
 
 def test_help_lists_all_settings_with_default_and_comment(gan: Run) -> None:
     text = gan("--help").stdout
     for name, value in values().items():
-        default, comment = re.search(rf"^{name} = (\S+)  # (.+)", text, re.MULTILINE).groups()  # type: ignore[union-attr]
+        default, comment = found(rf"^{name} = (\S+)  # (.+)", text, re.MULTILINE)
         assert ast.literal_eval(default) == value
         assert len(comment) > 10
     assert "recipes/quick96.py" in text
@@ -155,12 +155,11 @@ def test_recipes_of_the_project(path: Path) -> None:
 
 
 def test_packages_are_the_same_everywhere() -> None:
-    inline = ast.literal_eval(
-        re.search(r"# dependencies = (\[.*?# \])", (ROOT / "GAN.py").read_text("utf-8"), re.DOTALL)  # type: ignore[union-attr]
-        .group(1)
-        .replace("#", "")
+    text = (ROOT / "GAN.py").read_text("utf-8")
+    (inline,) = found(r"# dependencies = (\[.*?# \])", text, re.DOTALL)
+    assert sorted(ast.literal_eval(inline.replace("#", ""))) == sorted(
+        (ROOT / "requirements.txt").read_text().split()
     )
-    assert sorted(inline) == sorted((ROOT / "requirements.txt").read_text().split())
 
 
 def test_importing_says_and_writes_nothing(tmp_path: Path) -> None:
