@@ -353,9 +353,12 @@ def decode_all(folder: Path, members: list[Member], side: int, file: BinaryIO) -
         pool = ProcessPoolExecutor(workers, context, *no_sigint) if workers > 1 else None
         if pool:
             stack.callback(pool.shutdown, cancel_futures=True)
-            handler = signal.signal(*no_sigint[1])  # a worker hit while it starts would hang
+            early: list[int] = []  # a worker that Ctrl-C hits while it starts would hang
+            handler = signal.signal(signal.SIGINT, lambda number, _: early.append(number))
             pool.submit(int).result()
             signal.signal(signal.SIGINT, handler)
+            if early:
+                raise KeyboardInterrupt
         run = pool.map if pool else map
         bar = stack.enter_context(tqdm(total=len(members), desc="reading pictures", disable=None))
         few = 64 * max(1, workers)  # not all jobs at once: the results may not fit into memory

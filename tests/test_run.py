@@ -174,7 +174,6 @@ def test_ctrl_c_while_pictures_are_read(gan: Run, tmp_path: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as run:
         while not any(path.suffix == ".tmp" for path in data.iterdir()):
             time.sleep(0.01)
-        time.sleep(0.3)
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the workers, too
         try:
             said = run.communicate(timeout=60)[1].decode()
