@@ -1,9 +1,7 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = [
-#     "torch>=2.9", "torchvision>=0.24", "matplotlib>=3.8", "tqdm>=4.66", "numpy>=1.26",
-#     "pillow>=10.1", "python-avatars~=1.4.1", "resvg-py>=0.3",
-# ]
+# dependencies = ["torch>=2.9", "torchvision>=0.24", "matplotlib>=3.8", "tqdm>=4.66", "numpy>=1.26",
+#     "pillow>=10.1", "python-avatars~=1.4.1", "resvg-py>=0.3"]
 # ///
 """Train a DCGAN on a folder of faces and watch the faces come up in img/.
 
@@ -13,10 +11,10 @@
     python GAN.py --dry_run=True                try everything out in seconds, see what it will cost
     python GAN.py --help                        list all settings
 
-Pictures are looked for in data/, in folders and zip files; where there are none, avatar faces are
-drawn for a first run. In img/ appear real.png (pictures as the network sees them), epoch-N.png (the
-same 64 noise vectors through the generator each time), epoch-N-loss.png and losses.csv,
-settings.json, checkpoint.pt (start again: it goes on) and generator.pt (all that sampling needs).
+Pictures are looked for in data/, in folders and zip files; if there are none, avatars are drawn for
+a first run. In img/ appear real.png (pictures as the network sees them), epoch-N.png (the same 64
+noise vectors through the generator each time), epoch-N-loss.png and losses.csv, settings.json,
+checkpoint.pt (start again: it goes on) and generator.pt (all that sampling needs).
 
 On two CPU cores (Xeon with AMX, torch 2.14.1) the settings below train at 921 pictures a second
 (median of 100 epochs of 28,160) and draw plain faces after 50 epochs; report.md has the pictures.
@@ -30,10 +28,8 @@ import difflib
 import functools
 import hashlib
 import io
-import itertools
 import json
 import math
-import multiprocessing
 import os
 import shlex
 import signal
@@ -42,10 +38,10 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,6 +53,7 @@ from torch import Generator as Rng
 from torch import Tensor, nn
 from torch.nn import Module
 from torch.optim import Adam, Optimizer
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 # ---- settings ------------------------------------------------------------------------------------
@@ -121,6 +118,7 @@ RULES: dict[str, Rule] = {
     )
     for name in names.split()
 }
+in_time = tqdm.format_interval  # seconds as h:mm:ss
 HERE = Path(__file__).resolve().parent  # where paths in this file and in recipes start
 DEMO, N_DEMO = HERE / "data" / "demo", 4096  # avatar faces, until there are pictures
 
@@ -130,16 +128,17 @@ class UserError(Exception):
 
 
 def check(name: str, value: Any) -> Any:
-    """The value of a setting in its right type; a ValueError says what it must be instead."""
+    """The value of a setting in its right type; UserError says what it must be instead."""
     if name not in RULES:
         near = difflib.get_close_matches(name.replace("-", "_"), RULES, n=1)
-        raise ValueError(f"no setting is called {name}" + (f": is it {near[0]}?" if near else ""))
+        hint = f"is it {near[0]}?" if near else "python GAN.py --help lists them."
+        raise UserError(f"no setting is called {name}: {hint}")
     kind, test, words = RULES[name]
     whole = type(value) is float and value.is_integer()
     if (kind is int and whole) or (kind is float and type(value) is int):
         value = kind(value)  # 5e4 for a number of pictures, 1 for 1.0
     if type(value) is not kind or not test(value):
-        raise ValueError(f"{name} must be {words}, not {value!r}")
+        raise UserError(f"{name} must be {words}, not {value!r}")
     return value
 
 
@@ -148,22 +147,20 @@ def read_word(word: str) -> dict[str, Any]:
     name, equals, text = word.removeprefix("--").partition("=")
     kind = RULES[name][0] if name in RULES else str
     if not equals and name in RULES and kind is not bool:
-        raise ValueError(f"write --{name}=VALUE, with nothing around the =")
+        raise UserError(f"write --{name}=VALUE, with nothing around the =")
     if name in ("data_dir", "img_dir") and text.strip():
         return {name: os.path.realpath(os.path.expanduser(text))}  # from where the user is
-    if kind is str:
-        return {name: text}
-    try:
-        return {name: ast.literal_eval(text.capitalize() if equals else "True")}
-    except (ValueError, SyntaxError):
-        return {name: text}
+    if kind is not str:
+        with suppress(ValueError, SyntaxError):
+            return {name: ast.literal_eval(text.capitalize() if equals else "True")}
+    return {name: text}
 
 
 def read_recipe(word: str) -> dict[str, Any]:
     """The `name = value` lines of a recipe, which is read, never run: values are plain."""
-    path = next((p for p in (Path(word), HERE / word) if p.is_file()), None)
-    if path is None:
-        raise ValueError(f"there is no recipe {word}")
+    path = next((path for path in (Path(word), HERE / word) if path.is_file()), None)
+    if path is None or not word.endswith(".py"):
+        raise UserError(f"{word} is neither --name=value nor a recipe (a .py file that is there)")
     values = {}
     try:
         for number, node in enumerate(ast.parse(path.read_text("utf-8-sig")).body):
@@ -171,34 +168,20 @@ def read_recipe(word: str) -> dict[str, Any]:
                 case ast.Assign([ast.Name(name)], ast.Constant(value)):
                     values[name] = value
                 case ast.Expr(ast.Constant(str())) if number == 0:
-                    continue  # the docstring
+                    pass  # the docstring
                 case _:
                     raise ValueError(f"line {node.lineno} is not of the form name = value")
     except (ValueError, SyntaxError, OSError) as error:
-        raise ValueError(f"{word} is not a recipe: {error}") from None
+        raise UserError(f"{word} is not a recipe: {error}") from None
     return values
 
 
 def read_settings(words: list[str]) -> None:
-    """Override the settings by recipes and --name=value words; one UserError for all mistakes."""
-    problems, values = [], {name: globals().get(name) for name in RULES}
+    """Override the settings by recipes and --name=value words; UserError where one is wrong."""
+    values = {name: globals().get(name) for name in RULES}
     for word in words:
-        try:
-            if word.startswith("--"):
-                values |= read_word(word)
-            elif word.endswith(".py"):
-                values |= read_recipe(word)
-            else:
-                raise ValueError(f"{word} is neither a recipe (a .py file) nor --name=value")
-        except ValueError as error:
-            problems.append(str(error))
-    for name, value in values.items():
-        try:
-            globals()[name] = check(name, value)
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("\n".join([*problems, "python GAN.py --help lists the settings."]))
+        values |= read_word(word) if word.startswith("--") else read_recipe(word)
+    globals().update({name: check(name, value) for name, value in values.items()})
 
 
 # ---- machine -------------------------------------------------------------------------------------
@@ -210,7 +193,7 @@ class Machine:
 
     device: torch.device
     dtype: torch.dtype  # inside the networks; weights, losses and optimisers stay float32
-    layout: torch.memory_format
+    layout: torch.memory_format  # channels last, which convolutions want, except on MPS
     name: str
 
     def autocast(self) -> torch.autocast:
@@ -227,16 +210,15 @@ def choose_machine(device: str, precision: str) -> Machine:
         torch.zeros(1, device=Rng(place).device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"device={device} can't be used here; --device=auto finds one.") from None
-    name, bf16, auto = device, precision == "bf16", precision == "auto"
+    name, native = device, False
     if place.type == "cuda":
         torch.cuda.set_device(place)
         torch.backends.cudnn.benchmark = True  # batches have one shape: look for the best way once
         name = torch.cuda.get_device_name(place)
-        bf16 |= auto and torch.cuda.is_bf16_supported(including_emulation=False)
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
     if place.type == "cpu":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        bf16 |= auto and native
-    # Convolutions want channels last, except on MPS.
+    bf16 = native if precision == "auto" else precision == "bf16"
     layout = torch.contiguous_format if place.type == "mps" else torch.channels_last
     return Machine(place, torch.bfloat16 if bf16 else torch.float32, layout, name)
 
@@ -250,11 +232,6 @@ def say(text: str) -> None:
 def show(path: Path) -> str:
     """A path, from the current folder if it lies below it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else "below 1 min"
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -274,11 +251,13 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
 # ---- data ----------------------------------------------------------------------------------------
 
 ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+Files = list[tuple[str, int, int]]  # below data_dir: name, bytes, time of change in ns
 Member = tuple[str, str]  # a file below data_dir and, if it is a zip file, a name inside it
+Job = tuple[int, list[Member]]  # pictures to decode, and the row of the first
 
 
-def list_files(root: Path, leave_out: Sequence[Path] = ()) -> list[tuple[str, int, int]]:
-    """Picture and zip files below root, or root itself, sorted: (name, bytes, mtime in ns)."""
+def list_files(root: Path, leave_out: Sequence[Path] = ()) -> Files:
+    """Picture and zip files below root, or root itself, sorted."""
     names = [str(root)] if root.is_file() else []
     seen = {os.path.realpath(path) for path in leave_out if path != root}
     for folder, folders, files in os.walk(root, followlinks=True):
@@ -296,10 +275,10 @@ def list_files(root: Path, leave_out: Sequence[Path] = ()) -> list[tuple[str, in
     return found
 
 
-def list_members(folder: Path, names: list[str]) -> list[Member]:
+def list_members(folder: Path, files: Files) -> list[Member]:
     """Every picture in these files; a zip file that can't be read stands for itself."""
     members = []
-    for name in names:
+    for name, *_ in files:
         inside = [""]
         if name.lower().endswith(".zip"):
             with suppress(Exception), zipfile.ZipFile(folder / name) as archive:
@@ -326,56 +305,70 @@ def decode(file: Path | BinaryIO, side: int) -> bytes:
     return ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC).tobytes()
 
 
-def decode_some(job: tuple[Path, list[Member], int]) -> tuple[int, bytes, list[str]]:
-    """How many pictures there were, the bytes of the good ones, and what the others have."""
+def decode_some(folder: Path, side: int, target: str, job: Job) -> dict[int, str]:
+    """Decode pictures into their rows of a file; returns {row: what is wrong} of bad ones."""
     warnings.filterwarnings("ignore", module="PIL")  # about pictures that it reads all the same
-    folder, members, side = job
-    good, skipped = bytearray(), []
-    for name, member in members:
+    first, members = job
+    pixels, bad = bytearray(), {}
+    for row, (name, member) in enumerate(members, first):
         try:
             path, zipped = folder / name, name.lower().endswith(".zip")
-            good += decode(io.BytesIO(open_zip(path).read(member)) if zipped else path, side)
+            pixels += decode(io.BytesIO(open_zip(path).read(member)) if zipped else path, side)
         except Exception as error:  # one picture, whatever is wrong with it, ends no run
-            skipped.append(f"{name}{'/' if member else ''}{member}: {error}")
-    return len(members), bytes(good), skipped
+            pixels += bytes(side * side * 3)
+            bad[row] = f"{name}{'/' if member else ''}{member}: {error}"
+    with open(target, "r+b") as file:
+        file.seek(first * side * side * 3)
+        file.write(pixels)
+    return bad
 
 
-def decode_all(folder: Path, members: list[Member], side: int, file: BinaryIO) -> list[str]:
-    """Decode pictures into the file, in order and in parallel; returns what can't be read."""
-    jobs = [(folder, members[i : i + 16], side) for i in range(0, len(members), 16)]
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    workers = min(cores, len(jobs) // 8, 61)  # starting one costs as much as some jobs; 61: Windows
-    # Forked workers are there at once; spawned ones, the only kind elsewhere, import torch first.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    no_sigint = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    skipped = []
-    with ExitStack() as stack:
-        pool = ProcessPoolExecutor(workers, context, *no_sigint) if workers > 1 else None
-        if pool:
-            stack.callback(pool.shutdown, cancel_futures=True)
-            early: list[int] = []  # a worker that Ctrl-C hits while it starts would hang
-            handler = signal.signal(signal.SIGINT, lambda number, _: early.append(number))
-            pool.submit(int).result()
-            signal.signal(signal.SIGINT, handler)
-            if early:
-                raise KeyboardInterrupt
-        run = pool.map if pool else map
-        bar = stack.enter_context(tqdm(total=len(members), desc="reading pictures", disable=None))
-        few = 64 * max(1, workers)  # not all jobs at once: the results may not fit into memory
-        for i in range(0, len(jobs), few):
-            for count, good, bad in run(decode_some, jobs[i : i + few]):
-                file.write(good)
-                skipped += bad
-                bar.update(count)
+def decode_all(folder: Path, members: list[Member], side: int, target: str) -> list[str]:
+    """Decode pictures into an empty file, in order and in parallel; returns what can't be read."""
+    linux = sys.platform == "linux"
+    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+    workers = cores if min(cores, len(members) // 64) > 1 else 0  # starting them has a cost, too:
+    # forked ones are there at once; spawned ones, the only kind elsewhere, import torch first.
+    start: Any = {"multiprocessing_context": "fork" if linux else "spawn"} if workers else {}
+    size = min(128, len(members) // (8 * cores) + 1)
+    jobs: Any = [(i, members[i : i + size]) for i in range(0, len(members), size)]
+    write: Any = functools.partial(decode_some, folder, side, target)
+    load: Any = DataLoader(jobs, None, num_workers=workers, collate_fn=write, **start)
+    early: list[int] = []  # a Ctrl-C while a process is forked would be lost
+    handler = signal.signal(signal.SIGINT, lambda number, _: early.append(number))
+    results = iter(load)  # starts the workers
+    signal.signal(signal.SIGINT, handler)
+    if early:
+        raise KeyboardInterrupt
+    bad: dict[int, str] = {}
+    with tqdm(total=len(members), desc="reading pictures", disable=None) as bar:
+        for (_, some), found in zip(jobs, results, strict=True):
+            bad |= found
+            bar.update(len(some))
     open_zip.cache_clear()
-    return skipped
+    if bad:  # close their gaps
+        rows = np.memmap(target, np.uint8, "r+").reshape(len(members), -1)
+        good, first = np.delete(np.arange(len(members)), list(bad)), min(bad)
+        for new, old in enumerate(good[first:], first):
+            rows[new] = rows[old]
+        del rows  # Windows cuts no mapped file
+        os.truncate(target, len(good) * side * side * 3)
+    return list(bad.values())
 
 
-def find_pictures(root: Path, out: Path) -> tuple[Path, list[tuple[str, int, int]]]:
-    """Where the pictures are and list_files() there; avatar faces where data/ has none."""
+def find_pictures(root: Path, out: Path, demo: Path, n_demo: int) -> tuple[Path, Files]:
+    """Where pictures are, and list_files() there: in root, or avatars in demo if data/ is empty."""
     files = list_files(root, leave_out=(out, DEMO))
-    if not files and root == DEMO.parent and draw_demo(DEMO, N_DEMO):
-        root, files = DEMO, list_files(DEMO)
+    if not files and root == DEMO.parent:
+        try:
+            if not demo.exists():
+                import demo_faces
+
+                say(f"No pictures in {show(root)}: avatar faces are drawn to begin with.")
+                demo_faces.draw(demo, n_demo)
+            root, files = demo, list_files(demo)
+        except ImportError as error:
+            say(f"Avatar faces could be drawn to begin with, but for this: {error}.")
     return root.parent if root.is_file() else root, files
 
 
@@ -393,19 +386,19 @@ def load_pictures(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
     They are decoded once, into a file beside them, or in out where that can't be written: all
     bytes, then JSON with a key made of the files' names, sizes and times, then the JSON's length.
     """
-    folder, files = find_pictures(root, out)
+    folder, files = find_pictures(root, out, DEMO, N_DEMO)
+    if not files:
+        raise no_pictures(root)
     key = hashlib.sha256(json.dumps([1, side, files]).encode()).hexdigest()
     name = f".GAN-{root.name if root.is_file() else 'all'}-{side}.cache"
     if cached := read_cache(folder / name, side, key) or read_cache(out / name, side, key):
         return cached
-    if not (members := list_members(folder, [name for name, *_ in files])):
-        raise no_pictures(root)
 
     def write(file: BinaryIO) -> None:
-        skipped = decode_all(folder, members, side, file)
-        if len(skipped) == len(members):
+        skipped = decode_all(folder, list_members(folder, files), side, file.name)
+        if not (size := file.seek(0, os.SEEK_END)):
             raise no_pictures(root, skipped)
-        about = json.dumps({"key": key, "size": file.tell(), "skipped": skipped}).encode()
+        about = json.dumps({"key": key, "size": size, "skipped": skipped}).encode()
         file.write(about + len(about).to_bytes(8, "little"))
 
     try:
@@ -429,21 +422,8 @@ def read_cache(cache: Path, side: int, key: str) -> tuple[Tensor, list[str]] | N
                 return None
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
-    data = torch.from_file(str(cache), size=size, dtype=torch.uint8)
-    return data.view(-1, side, side, 3), about["skipped"]
-
-
-def draw_demo(folder: Path, n: int) -> bool:
-    """Fill a folder with avatar faces, unless it exists; whether there is one in the end."""
-    if not folder.exists():
-        try:
-            import demo_faces
-
-            say(f"No pictures in {show(DEMO.parent)}: avatar faces are drawn to begin with.")
-            demo_faces.draw(folder, n)
-        except ImportError as error:
-            say(f"Avatar faces could be drawn to begin with, but for this: {error}.")
-    return folder.exists()
+    pixels = torch.from_file(str(cache), size=size, dtype=torch.uint8)
+    return pixels.view(-1, side, side, 3), about["skipped"]
 
 
 def to_device(data: Tensor, device: torch.device) -> Tensor:
@@ -454,8 +434,7 @@ def to_device(data: Tensor, device: torch.device) -> Tensor:
 
 def to_batch(data: Tensor, index: Tensor, flip: bool, rng: Rng, machine: Machine) -> Tensor:
     """The pictures at index (N,), which is where data is, as (N, 3, S, S) from -1 to 1, float32."""
-    batch = data[index].to(machine.device)
-    batch = batch.permute(0, 3, 1, 2).float() / 127.5 - 1
+    batch = data[index].to(machine.device).permute(0, 3, 1, 2).float() / 127.5 - 1
     if flip:
         mirrored = torch.rand(len(batch), 1, 1, 1, generator=rng, device=machine.device) < 0.5
         batch = torch.where(mirrored, batch.flip(3), batch)
@@ -472,19 +451,19 @@ def to_batch(data: Tensor, index: Tensor, flip: bool, rng: Rng, machine: Machine
 #     discriminator  3 96x96 > fm 32x32 > 2·fm 16x16 > 4·fm 8x8 > 8·fm 4x4 > 1 logit
 
 
-def sides(image_size: int) -> list[int]:
-    """Sides of the feature maps from 4 to the picture: 96 → [4, 8, 16, 32, 96]."""
-    found = [4]
-    while image_size > 3 * found[-1]:
-        found.append(2 * found[-1])
-    if image_size not in (2 * found[-1], 3 * found[-1]):
+def convolutions(image_size: int, fm: int, end: int) -> list[tuple[int, int, int, int, int]]:
+    """(channels deep, channels shallow, kernel, stride, padding) from 1x1 up to the picture.
+
+    For 96, 32, 100: (100, 256, 4, 1, 0), (256, 128, 4, 2, 1), ..., (32, 3, 5, 3, 1).
+    """
+    fms, side = [fm], 4
+    while image_size > 3 * side:
+        fms, side = [2 * fms[0], *fms], 2 * side
+    if image_size not in (2 * side, 3 * side):
         raise ValueError(f"image_size must be 2^k or 3·2^k from 8 up, not {image_size}")
-    return [*found, image_size]
-
-
-def kernel(small: int, large: int) -> tuple[int, int, int]:
-    """Kernel, stride and padding of the (transposed) convolution between two sides."""
-    return (large, 1, 0) if small == 1 else (large // small + 2, large // small, 1)
+    k = image_size // side
+    doubling = [(deep, shallow, 4, 2, 1) for deep, shallow in pairwise(fms)]
+    return [(end, fms[0], 4, 1, 0), *doubling, (fm, 3, k + 2, k, 1)]
 
 
 class Generator(nn.Sequential):
@@ -495,15 +474,10 @@ class Generator(nn.Sequential):
 
     def __init__(self, image_size: int, noise_size: int, fm: int) -> None:
         layers: list[Module] = []
-        *hidden, last = sides(image_size)
-        side, channels = 1, noise_size
-        for k, next_side in enumerate(hidden):  # (N, channels, side, side) → the next
-            out = fm * 2 ** (len(hidden) - 1 - k)
-            layers.append(nn.ConvTranspose2d(channels, out, *kernel(side, next_side)))
-            layers += [nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
-            side, channels = next_side, out
-        layers += [nn.ConvTranspose2d(channels, 3, *kernel(side, last)), nn.Tanh()]
-        super().__init__(*layers)
+        for deep, shallow, kernel, stride, padding in convolutions(image_size, fm, noise_size):
+            layers.append(nn.ConvTranspose2d(deep, shallow, kernel, stride, padding))
+            layers += [nn.BatchNorm2d(shallow), nn.ReLU(inplace=True)]
+        super().__init__(*layers[:-2], nn.Tanh())
 
 
 class Discriminator(nn.Sequential):
@@ -515,16 +489,13 @@ class Discriminator(nn.Sequential):
 
     def __init__(self, image_size: int, fm: int, norm: str = "none") -> None:
         layers: list[Module] = []
-        side, channels = image_size, 3
-        for k, next_side in enumerate(reversed(sides(image_size)[:-1])):
-            out = fm * 2**k
-            layers.append(nn.Conv2d(channels, out, *kernel(next_side, side)))
-            if norm == "batch" and k > 0:
-                layers.append(nn.BatchNorm2d(out))
+        for deep, shallow, kernel, stride, padding in reversed(convolutions(image_size, fm, 1)):
+            layers.append(nn.Conv2d(shallow, deep, kernel, stride, padding))
+            if norm == "batch" and deep not in (fm, 1):
+                layers.append(nn.BatchNorm2d(deep))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
-            side, channels = next_side, out
-        layers += [nn.Conv2d(channels, 1, *kernel(1, side)), nn.Flatten(0)]
-        super().__init__(*layers)
+        super().__init__(*layers[:-1], nn.Flatten(0))
+        self.norm = norm
 
 
 @torch.no_grad()
@@ -574,14 +545,6 @@ def bce_g(fake_logits: Tensor) -> Tensor:
 # ---- one step of D, one step of G ----------------------------------------------------------------
 
 
-def discriminate(dis: Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of real and fake pictures, in one pass unless D has batch statistics to keep apart."""
-    if any(isinstance(module, nn.BatchNorm2d) for module in dis.modules()):
-        return dis(real).float(), dis(fake).float()
-    real_logits, fake_logits = dis(torch.cat([real.to(fake.dtype), fake])).float().split(len(real))
-    return real_logits, fake_logits
-
-
 def d_step(
     gen: Module, dis: Module, opt_d: Optimizer, real: Tensor, noise: Tensor, machine: Machine
 ) -> Tensor:
@@ -589,7 +552,11 @@ def d_step(
     with machine.autocast():
         with torch.no_grad():
             fake = gen(noise)
-        real_logits, fake_logits = discriminate(dis, real, fake)
+        if dis.norm == "batch":  # real and fake pictures each have statistics of their own
+            real_logits, fake_logits = dis(real).float(), dis(fake).float()
+        else:
+            both = dis(torch.cat([real.to(fake.dtype), fake])).float()
+            real_logits, fake_logits = both.split(len(real))
     loss = bce_d(real_logits, fake_logits)
     opt_d.zero_grad()
     loss.backward()
@@ -619,9 +586,8 @@ Dict = dict[str, Any]
 @torch.no_grad()
 def draw(gen: Module, noise: Tensor) -> Tensor:
     """Pictures (N, 3, S, S) from noise (N, Z, 1, 1), with batch norm's running statistics."""
-    training = gen.training
     pictures = gen.eval()(noise)
-    gen.train(training)
+    gen.train()
     return pictures
 
 
@@ -639,23 +605,16 @@ def save_curves(path: Path, history: list[Dict]) -> None:
     from matplotlib.figure import Figure  # not pyplot, which looks for a display
     from matplotlib.ticker import MaxNLocator
 
+    epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot(title=f"losses up to epoch {history[-1]['epoch']}")
+    axes = figure.add_subplot(title=f"losses up to epoch {epochs[-1]}")
     for name, label in (("loss_d", "discriminator (loss_d)"), ("loss_g", "generator (loss_g)")):
-        points = [(row["epoch"], row[name]) for row in history if row[name] is not None]
-        if points:  # a network may have had no turn yet
-            axes.plot(*zip(*points, strict=True), marker=".", label=label)
-            axes.legend()
+        axes.plot(epochs, [row[name] for row in history], marker=".", label=label)
+    axes.legend()
     axes.set(xlabel="epoch", ylabel="binary cross entropy", ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=120))
-
-
-def save_history(path: Path, history: list[Dict]) -> None:
-    lines = [list(history[0]), *(list(row.values()) for row in history)]
-    text = "".join(",".join("" if x is None else str(x) for x in line) + "\n" for line in lines)
-    write_file(path, lambda file: file.write(text.encode()))
 
 
 def save_settings(path: Path, settings: Dict, machine: Machine, n_pictures: int) -> None:
@@ -673,8 +632,8 @@ def save_skipped(path: Path, skipped: list[str]) -> None:
         return
     text = "".join(f"{line}\n" for line in skipped)
     write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
-    say(f"{len(skipped)} pictures can't be read; {show(path)} names them all:")
-    say("\n".join(f"  {line}" for line in skipped[:10]))
+    some = "".join(f"\n  {line}" for line in skipped[:10])
+    say(f"{len(skipped)} pictures can't be read; {show(path)} names them all:{some}")
 
 
 # ---- checkpoint ----------------------------------------------------------------------------------
@@ -706,8 +665,8 @@ def save_checkpoint(out: Path, parts: Dict, rng: Rng, progress: Progress, settin
     plain = {name: value.cpu().contiguous() for name, value in drawing.items()}
     generator = about | {"generator": plain, "images": progress.images}
     write_file(out / "generator.pt", lambda file: torch.save(generator, file))
-    random = {"rng": rng.get_state(), "device": rng.device.type}
-    whole = about | random | {"parts": states, "progress": vars(progress)}
+    whole = about | {"parts": states, "progress": vars(progress)}
+    whole |= {"rng": rng.get_state(), "device": rng.device.type}
     write_file(out / "checkpoint.pt", lambda file: torch.save(whole, file))
 
 
@@ -722,7 +681,7 @@ def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
     except FileNotFoundError:
         return None
     except Exception as error:  # torch.load raises many kinds
-        reason = str(error).split("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise UserError(f"{show(path)} can't be read ({reason}): {ways_out}.") from None
     old = saved["settings"]
     changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
@@ -750,8 +709,8 @@ def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Pro
     else:
         say("The checkpoint comes from another kind of device: other random numbers from here on.")
         rng.manual_seed(p.step)
-    batch_before = min(saved["settings"]["batch_size"], len(p.order))
-    if p.batch and (len(p.order), batch_before) != (len(data), batch):
+    before = len(p.order), min(saved["settings"]["batch_size"], len(p.order))
+    if p.batch and before != (len(data), batch):
         say(f"Other pictures or batches than before: epoch {p.epoch} begins again.")
         p.batch = 0
     return p
@@ -761,7 +720,7 @@ def move_aside(out: Path) -> None:
     """Move the files of a run that has learnt something into out/run-1, run-2, ..."""
     files = sorted({path for pattern in RUN_FILES for path in out.glob(pattern)})
     if any(path.suffix == ".pt" or path.name.startswith("epoch-") for path in files):
-        aside = next(p for n in itertools.count(1) if not (p := out / f"run-{n}").exists())
+        aside = next(p for n in count(1) if not (p := out / f"run-{n}").exists())
         aside.mkdir()
         for path in files:
             path.rename(aside / path.name)
@@ -780,8 +739,8 @@ def catch_signals() -> list[int]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    signal.signal(signal.SIGINT, catch)
-    signal.signal(signal.SIGTERM, catch)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, catch)
     return caught
 
 
@@ -791,20 +750,14 @@ def epoch_row(p: Progress, sums: list[float], batch: int, d_every: int, g_every:
     loss_d, d_real, d_fake = (value / d_turns if d_turns else None for value in sums[:3])
     loss_g = sums[3] / g_turns if g_turns else None
     row = {"epoch": p.epoch, "loss_d": loss_d, "loss_g": loss_g, "d_real": d_real, "d_fake": d_fake}
-    seconds = p.seconds - (p.history[-1]["seconds"] if p.history else 0)
-    speed = p.batch * batch / seconds
+    speed = p.batch * batch / (p.seconds - (p.history[-1]["seconds"] if p.history else 0))
     return row | {"images": p.images, "seconds": p.seconds, "images_per_second": speed}
-
-
-def in_words(row: Dict) -> str:
-    known = (n for n in ("loss_d", "loss_g", "d_real", "d_fake") if row[n] is not None)
-    return "  ".join(f"{n} {row[n]:.3f}" for n in known)
 
 
 def say_if_long(rate: float, left: int, machine: Machine) -> None:
     """Say how long `left` pictures take at this rate, if that is long, and what is quicker."""
     if left / rate > 1800:
-        say(f"At {rate:.0f} pictures/s, this run takes {duration(left / rate)} from here.")
+        say(f"At {rate:.0f} pictures/s, this run takes {in_time(left / rate)} from here.")
         recipe = HERE / "recipes" / "quick96.py"
         if machine.device.type != "cuda" and recipe.exists() and "quick96" not in str(sys.argv):
             say("Without a GPU, faces come soonest with: python GAN.py recipes/quick96.py")
@@ -812,7 +765,9 @@ def say_if_long(rate: float, left: int, machine: Machine) -> None:
 
 def write_epoch(out: Path, p: Progress, drawing: Module | None) -> None:
     """Write what comes out of an epoch; grid and curves only with a generator to draw with."""
-    save_history(out / "losses.csv", p.history)
+    rows = [list(p.history[0]), *(row.values() for row in p.history)]
+    text = "".join(",".join("" if x is None else str(x) for x in row) + "\n" for row in rows)
+    write_file(out / "losses.csv", lambda file: file.write(text.encode()))
     if drawing:
         save_grid(out / f"epoch-{p.epoch}.png", draw(drawing, p.fixed_noise))
         save_curves(out / f"epoch-{p.epoch}-loss.png", p.history)
@@ -823,20 +778,18 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     settings = {name: globals()[name] for name in RULES}
     saved = None if fresh else load_checkpoint(out, settings)
     if saved and saved["progress"]["epoch"] > n_epoch:
-        done = saved["progress"]["epoch"] - 1
-        say(f"{show(out)} holds a finished run: {done} epochs of {n_epoch} are done. A larger")
-        say("--n_epoch extends it, --fresh=True begins anew (the old run moves aside).")
+        say(f"{show(out)} holds a finished run: {saved['progress']['epoch'] - 1} epochs are done.")
+        say("A larger --n_epoch extends it, --fresh=True begins anew (the old run moves aside).")
         return saved["progress"]["history"]
 
     torch.manual_seed(seed)
     gen: Module = Generator(image_size, noise_size, gen_fm)
     dis: Module = Discriminator(image_size, dis_fm, dis_norm)
-    if init == "dcgan":
-        gen.apply(init_dcgan)
-        dis.apply(init_dcgan)
+    for net in (gen, dis):
+        if init == "dcgan":
+            net.apply(init_dcgan)
+        net.to(machine.device).to(memory_format=machine.layout)
     fixed_noise = torch.randn(64, noise_size, 1, 1).to(machine.device)
-    gen = gen.to(machine.device).to(memory_format=machine.layout)
-    dis = dis.to(machine.device).to(memory_format=machine.layout)
     average = copy.deepcopy(gen).requires_grad_(False) if ema else gen
     opt_g = Adam(gen.parameters(), lr_g, (beta1, beta2), fused=True)
     opt_d = Adam(dis.parameters(), lr_d, (beta1, beta2), fused=True)
@@ -856,9 +809,9 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
         some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64]
         save_grid(out / "real.png", to_batch(data, some.to(data.device), False, rng, machine))
     save_settings(out / "settings.json", settings, machine, len(data))
-    sizes = [f"{sum(w.numel() for w in net.parameters()):,} weights" for net in (gen, dis)]
     say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine.name}")
-    say(f"generator {sizes[0]}, discriminator {sizes[1]}; look into {show(out)}")
+    weights = [sum(w.numel() for w in net.parameters()) for net in (gen, dis)]
+    say(f"generator {weights[0]:,} weights, discriminator {weights[1]:,}; look into {show(out)}")
 
     def noise() -> Tensor:
         return torch.randn(batch, noise_size, 1, 1, generator=rng, device=machine.device)
@@ -892,10 +845,12 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
             sums = p.sums.tolist()  # waits for the device, so that the clock below is right
             p.seconds += time.perf_counter() - start
             if p.batch == n_batch:
-                p.history.append(epoch_row(p, sums, batch, d_every, g_every))
-                losses, rate = in_words(p.history[-1]), p.history[-1]["images_per_second"]
+                row = epoch_row(p, sums, batch, d_every, g_every)
+                p.history.append(row)
+                losses = "  ".join(f"{k} {v:.3f}" for k, v in [*row.items()][1:5] if v is not None)
                 bar.set_postfix_str(losses)
-                say(f"epoch {p.epoch}/{n_epoch}  {losses}  {rate:.0f} pictures/s")
+                rate = f"{row['images_per_second']:.0f} pictures/s"
+                say(f"epoch {p.epoch}/{n_epoch}  {losses}  {rate}")
                 due = p.epoch in (1, n_epoch) or p.epoch % save_every == 0
                 write_epoch(out, p, average if due else None)
                 p.epoch, p.batch = p.epoch + 1, 0
@@ -903,10 +858,10 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
                 save_checkpoint(out, parts, rng, p, settings)
     if p.epoch <= n_epoch:
         words = [word for word in sys.argv if not word.startswith("--fresh")]
-        say(f"Stopped in epoch {p.epoch} of {n_epoch} with everything saved.")
-        say(f"To go on: python {shlex.join(words + ['--fresh=False'] * fresh)}")
+        again = shlex.join(words + ["--fresh=False"] * fresh)
+        say(f"Stopped in epoch {p.epoch} with everything saved. To go on: python {again}")
         sys.exit(128 + caught[0])
-    say(f"Finished {n_epoch} epochs in {duration(p.seconds)}: {show(out / f'epoch-{n_epoch}.png')}")
+    say(f"Finished {n_epoch} epochs in {in_time(p.seconds)}: {show(out / f'epoch-{n_epoch}.png')}")
     return p.history
 
 
@@ -917,8 +872,7 @@ def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # odd file names
     if {"-h", "--help"} & set(sys.argv):
         block = Path(__file__).read_text("utf-8").split("# ---- settings")[1].split("# ---- ")[0]
-        print(f"{__doc__}\nSettings, as --name=value:\n{block.strip(' -')}")
-        return
+        return print(f"{__doc__}\nSettings, as --name=value:\n{block.strip(' -')}")
     try:
         read_settings(sys.argv[1:])
         root, out = ((HERE / os.path.expanduser(path)) for path in (data_dir, img_dir))
@@ -933,8 +887,7 @@ def main() -> None:
     except (UserError, ImportError) as error:
         sys.exit(f"GAN.py: {error}")
     except OSError as error:
-        what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-        sys.exit(f"GAN.py: {what}. See to that, and start again: it goes on from its last save.")
+        sys.exit(f"GAN.py: {error}. See to that, and start again: it goes on from its last save.")
     except RuntimeError as error:
         if "memory" not in str(error):
             raise

@@ -6,7 +6,6 @@ steps of both networks, grids, curves, checkpoint. Nothing is written anywhere e
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import shutil
@@ -47,7 +46,7 @@ def rehearse(gan: ModuleType, root: Path, img: Path) -> None:
     say(f"pictures: {found:,} found; {len(skipped)} of {tried:,} tried can't be read")
     for line in skipped[:10]:
         say(f"  {line}")
-    say(f"time: {gan.duration(reading)} to read them, once; {gan.duration(images / rate)} to train")
+    say(f"time: {gan.in_time(reading)} to read them, once; {gan.in_time(images / rate)} to train")
     say(f"  {gan.n_epoch} epochs at {rate:.0f} pictures/s on {machine.name}, grids left out")
     used, there = memory(machine.device)
     say(f"memory: {used / 1e9:.1f} GB of {there / 1e9:.1f} GB")
@@ -75,21 +74,16 @@ def some_pictures(
     gan: ModuleType, root: Path, img: Path, out: Path, n: int
 ) -> tuple[Tensor, int, list[str]]:
     """About n pictures, uint8 (n, S, S, 3); how many there are; unreadable ones among the n."""
-    files, n_demo = gan.list_files(root, leave_out=(img, gan.DEMO)), 0
-    if not files and root == gan.DEMO.parent:
-        if gan.DEMO.exists():
-            root = gan.DEMO
-        elif gan.draw_demo(out / "demo", min(n, gan.N_DEMO)):
-            root, n_demo = out / "demo", gan.N_DEMO
-        files = gan.list_files(root)
-    folder = root.parent if root.is_file() else root
-    members = gan.list_members(folder, [name for name, *_ in files])
-    pixels, side = io.BytesIO(), gan.image_size
-    skipped = gan.decode_all(folder, members[:: max(1, len(members) // n)], side, pixels)
-    if not pixels.tell():
+    demo = gan.DEMO if gan.DEMO.exists() else out / "demo"
+    folder, files = gan.find_pictures(root, img, demo, min(n, gan.N_DEMO))
+    members = gan.list_members(folder, files)
+    pixels, side = out / "pictures", gan.image_size
+    pixels.touch()
+    skipped = gan.decode_all(folder, members[:: max(1, len(members) // n)], side, str(pixels))
+    if not (size := pixels.stat().st_size):
         raise gan.no_pictures(root, skipped)
-    data = torch.frombuffer(pixels.getbuffer(), dtype=torch.uint8).view(-1, side, side, 3)
-    return data, n_demo or len(members), skipped
+    data = torch.from_file(str(pixels), size=size, dtype=torch.uint8).view(-1, side, side, 3)
+    return data, gan.N_DEMO if folder == out / "demo" else len(members), skipped
 
 
 def memory(device: torch.device) -> tuple[int, int]:

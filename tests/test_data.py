@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 import GAN
 
@@ -290,8 +291,11 @@ def test_parallel_decoding_keeps_the_order(
         plain((i % 256, i // 256, 5), size=(4, 4)).save(png, "PNG")
         (root / f"{i:03}.png").write_bytes(png.getvalue())
     (root / "300.png").write_bytes(b"bad")
-    context = multiprocessing.get_context(method)
-    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
+    monkeypatch.setattr(
+        GAN,
+        "DataLoader",
+        lambda *args, **kwargs: DataLoader(*args, **kwargs | {"multiprocessing_context": method}),
+    )
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     found, skipped = load(root, tmp_path / "img")
     assert found == [(i % 256, i // 256, 5) for i in range(600) if i != 300]
