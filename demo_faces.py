@@ -150,7 +150,12 @@ def draw(folder: Path, n: int = 4096, size: int = 192, seed: int = 0) -> None:
         with ProcessPoolExecutor(initializer=signal.signal, initargs=ignore) as pool:
             try:
                 save = partial(save_face, folder=part, size=size, seed=seed)
+                early: list[int] = []  # a Ctrl-C while the workers start would hang them or be lost
+                handler = signal.signal(signal.SIGINT, lambda number, _: early.append(number))
                 faces = pool.map(save, range(n), chunksize=16)
+                signal.signal(signal.SIGINT, handler)
+                if early:
+                    raise KeyboardInterrupt
                 for _ in tqdm(faces, "drawing faces", n, unit=" faces", disable=None):
                     pass
             except BaseException:
