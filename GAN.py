@@ -37,7 +37,9 @@ import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -51,6 +53,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Generator as Rng
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn import Module
 from torch.optim import Adam, Optimizer
 from torch.utils.data import DataLoader
@@ -90,7 +93,8 @@ dry_run = False  # True: try everything out in a temporary folder and say what a
 # machine
 seed = 0  # of weights, order and noise: on a CPU, two runs with the same seed are equal
 device = "auto"  # "auto", "cuda", "cuda:1", "mps" or "cpu"
-precision = "auto"  # "auto" (bf16 where the hardware has it), "fp32" or "bf16"
+precision = "auto"  # "auto" (bf16 or fp16 where the hardware is fast at it), "fp32", "bf16", "fp16"
+compile = True  # on CUDA, launch all kernels of a step at once (a CUDA graph); False: one by one
 
 # ---- reading settings from recipe and command line -----------------------------------------------
 
@@ -108,13 +112,13 @@ RULES: dict[str, Rule] = {
         ("data_dir img_dir device", (str, str.strip, "a name")),
         ("noise_size gen_fm dis_fm batch_size d_every g_every n_epoch save_every", COUNT),
         ("ema seed", (int, lambda v: 0 <= v < 2**63, "a whole number from 0 up")),
-        ("flip fresh dry_run", (bool, lambda v: True, "True or False")),
+        ("flip fresh dry_run compile", (bool, lambda v: True, "True or False")),
         ("lr_g lr_d", (float, lambda v: 0 < v < math.inf, "a number above 0")),
         ("beta1 beta2", (float, lambda v: 0 <= v < 1, "a number from 0 to below 1")),
         ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
         ("dis_norm", one_of("none", "batch")),
         ("init", one_of("torch", "dcgan")),
-        ("precision", one_of("auto", "fp32", "bf16")),
+        ("precision", one_of("auto", "fp32", "bf16", "fp16")),
     )
     for name in names.split()
 }
@@ -196,6 +200,10 @@ class Machine:
     layout: torch.memory_format  # channels last, which convolutions want, except on MPS
     name: str
 
+    @functools.cached_property
+    def scaler(self) -> GradScaler:
+        return GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
@@ -210,17 +218,22 @@ def choose_machine(device: str, precision: str) -> Machine:
         torch.zeros(1, device=Rng(place).device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"device={device} can't be used here; --device=auto finds one.") from None
-    name, native = device, False
+    name, fast = device, "fp32"
     if place.type == "cuda":
         torch.cuda.set_device(place)
         torch.backends.cudnn.benchmark = True  # batches have one shape: look for the best way once
-        name = torch.cuda.get_device_name(place)
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        name, (generation, _) = (
+            torch.cuda.get_device_name(place),
+            torch.cuda.get_device_capability(),
+        )
+        fast = "bf16" if generation >= 8 else "fp16" if generation == 7 else "fp32"
     if place.type == "cpu":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    bf16 = native if precision == "auto" else precision == "bf16"
+        fast = "bf16" if native else "fp32"
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = dtypes[fast if precision == "auto" else precision]
     layout = torch.contiguous_format if place.type == "mps" else torch.channels_last
-    return Machine(place, torch.bfloat16 if bf16 else torch.float32, layout, name)
+    return Machine(place, dtype, layout, name)
 
 
 def say(text: str) -> None:
@@ -432,13 +445,36 @@ def to_device(data: Tensor, device: torch.device) -> Tensor:
     return data.to(device) if fits else data
 
 
-def to_batch(data: Tensor, index: Tensor, flip: bool, rng: Rng, machine: Machine) -> Tensor:
-    """The pictures at index (N,), which is where data is, as (N, 3, S, S) from -1 to 1, float32."""
-    batch = data[index].to(machine.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-    if flip:
-        mirrored = torch.rand(len(batch), 1, 1, 1, generator=rng, device=machine.device) < 0.5
-        batch = torch.where(mirrored, batch.flip(3), batch)
-    return batch.contiguous(memory_format=machine.layout)
+def batches(data: Tensor, indices: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The pictures at each index (N,) as uint8 (N, S, S, 3) on the device.
+
+    To a CUDA device they come from host memory on a stream of their own, two batches ahead.
+    """
+    if device.type != "cuda" or data.is_cuda:
+        yield from (data[index].to(device) for index in indices)
+        return
+    stream, coming = torch.cuda.Stream(device), deque[Future[Tensor]]()
+
+    def fetch(index: Tensor) -> Tensor:
+        with torch.cuda.stream(stream):
+            return data[index].pin_memory().to(device, non_blocking=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        for k in range(len(indices) + 2):
+            coming += [pool.submit(fetch, index) for index in indices[k : k + 1]]
+            if k > 1:
+                batch = coming.popleft().result()
+                torch.cuda.current_stream().wait_stream(stream)
+                batch.record_stream(torch.cuda.current_stream())
+                yield batch
+
+
+def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> Tensor:
+    """uint8 (N, S, S, 3) as float32 (N, 3, S, S) from -1 to 1, flipped where mirrored (N,)."""
+    real = batch.permute(0, 3, 1, 2).float() / 127.5 - 1
+    if mirrored is not None:
+        real = torch.where(mirrored.view(-1, 1, 1, 1), real.flip(3), real)
+    return real.contiguous(memory_format=machine.layout)
 
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -514,7 +550,7 @@ def ema_decay(half_life: float, images: int, step_images: int) -> float:
     The half-life grows with the pictures seen, to 5 % of them at most, so that the noise of the
     start is soon forgotten (StyleGAN2's ramp-up; Karras et al. 2020, official code).
     """
-    return 0.5 ** (step_images / min(half_life, max(0.05 * images, 1e-8)))
+    return 0.5 ** (step_images / max(min(half_life, 0.05 * images), 1e-8))
 
 
 @torch.no_grad()
@@ -546,9 +582,9 @@ def bce_g(fake_logits: Tensor) -> Tensor:
 
 
 def d_step(
-    gen: Module, dis: Module, opt_d: Optimizer, real: Tensor, noise: Tensor, machine: Machine
+    gen: Module, dis: Module, opt_d: Optimizer, machine: Machine, real: Tensor, noise: Tensor
 ) -> Tensor:
-    """Train D on a batch (N, 3, S, S) and noise (N, Z, 1, 1); returns (loss_d, d_real, d_fake)."""
+    """Train D on real (N, 3, S, S) and noise (N, Z, 1, 1); returns (loss_d, d_real, d_fake)."""
     with machine.autocast():
         with torch.no_grad():
             fake = gen(noise)
@@ -558,24 +594,63 @@ def d_step(
             both = dis(torch.cat([real.to(fake.dtype), fake])).float()
             real_logits, fake_logits = both.split(len(real))
     loss = bce_d(real_logits, fake_logits)
-    opt_d.zero_grad()
-    loss.backward()
-    opt_d.step()
+    descend(loss, opt_d, machine.scaler)
     d_real, d_fake = (logits.detach().sigmoid().mean() for logits in (real_logits, fake_logits))
     return torch.stack([loss.detach() / 2, d_real, d_fake])
 
 
-def g_step(gen: Module, dis: Module, opt_g: Optimizer, noise: Tensor, machine: Machine) -> Tensor:
+def g_step(gen: Module, dis: Module, opt_g: Optimizer, machine: Machine, noise: Tensor) -> Tensor:
     """Train G on noise (N, Z, 1, 1); returns its loss."""
     dis.requires_grad_(False)  # D's weights need no gradient here: a third of the work
     with machine.autocast():
         fake_logits = dis(gen(noise)).float()
     loss = bce_g(fake_logits)
-    opt_g.zero_grad()
-    loss.backward()
-    opt_g.step()
+    descend(loss, opt_g, machine.scaler)
     dis.requires_grad_(True)
     return loss.detach()
+
+
+def descend(loss: Tensor, opt: Optimizer, scaler: GradScaler) -> None:
+    """One step of an optimiser down the loss; the scaler keeps fp16's gradients in its range."""
+    opt.zero_grad()
+    scaler.scale(loss).backward()
+    scaler.step(opt)
+    scaler.update()
+
+
+class Graph:
+    """A step as a CUDA graph: its hundreds of kernels cost the CPU one launch.
+
+    The inputs' shapes must not change; the result is overwritten by the next call.
+    """
+
+    def __init__(self, step: Callable[..., Tensor]) -> None:
+        self.step, self.calls, self.stream = step, 0, torch.cuda.Stream()
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == 4:  # by now libraries have chosen algorithms, optimisers have their state
+            self.capture(inputs)
+        if self.calls > 3:
+            torch._foreach_copy_(self.inputs, inputs)
+            self.graph.replay()
+            return self.result
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(
+            self.stream
+        ):  # as for the capture, which can't be on the default one
+            result = self.step(*inputs)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return result
+
+    def capture(self, inputs: Sequence[Tensor]) -> None:
+        self.inputs, self.graph = [value.clone() for value in inputs], torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self.result = self.step(*self.inputs)
+        except RuntimeError as error:
+            say(f"No CUDA graph can be made here, so training is slower ({error}).")
+            self.calls = -sys.maxsize
 
 
 # ---- pictures and curves -------------------------------------------------------------------------
@@ -657,17 +732,21 @@ class Progress:
     history: list[Dict] = field(default_factory=list)
 
 
-def save_checkpoint(out: Path, parts: Dict, rng: Rng, progress: Progress, settings: Dict) -> None:
-    """Write generator.pt, all that sampling needs, and checkpoint.pt, all to go on from."""
+def snapshot(parts: Dict, rng: Rng, progress: Progress, settings: Dict) -> Dict:
+    """A copy of all there is to go on from, for save_checkpoint() to write as training goes on."""
     states = {name: part.state_dict() for name, part in parts.items()}
-    about = {"format": FORMAT, "settings": settings}
-    drawing = states.get("average", states["gen"])
-    plain = {name: value.cpu().contiguous() for name, value in drawing.items()}
-    generator = about | {"generator": plain, "images": progress.images}
-    write_file(out / "generator.pt", lambda file: torch.save(generator, file))
-    whole = about | {"parts": states, "progress": vars(progress)}
-    whole |= {"rng": rng.get_state(), "device": rng.device.type}
-    write_file(out / "checkpoint.pt", lambda file: torch.save(whole, file))
+    whole = {"format": FORMAT, "settings": settings, "parts": states, "progress": vars(progress)}
+    return copy.deepcopy(whole | {"rng": rng.get_state(), "device": rng.device.type})
+
+
+def save_checkpoint(out: Path, whole: Dict) -> None:
+    """Write generator.pt, all that sampling needs, and checkpoint.pt, all to go on from."""
+    generator = {
+        name: value.cpu().contiguous() for name, value in whole["parts"]["average"].items()
+    }
+    about = {"format": FORMAT, "settings": whole["settings"], "images": whole["progress"]["images"]}
+    write_file(out / "generator.pt", lambda f: torch.save(about | {"generator": generator}, f))
+    write_file(out / "checkpoint.pt", lambda f: torch.save(whole, f))
 
 
 def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
@@ -696,8 +775,9 @@ def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
 
 def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Progress:
     """Put networks, optimisers and random state back to a checkpoint; returns how far it was."""
-    for name, part in parts.items():  # an average that was off before starts from the generator
-        part.load_state_dict(saved["parts"].get(name, saved["parts"]["gen"]))
+    for name, part in parts.items():
+        if state := saved["parts"][name]:  # a scaler has none unless it works with fp16
+            part.load_state_dict(state)
         for weight, state in part.state.items() if isinstance(part, Adam) else ():
             for key in ("exp_avg", "exp_avg_sq"):  # in memory as the weight is on this device:
                 state[key] = torch.empty_like(weight).copy_(state[key])  # fused Adam trusts in it
@@ -763,14 +843,15 @@ def say_if_long(rate: float, left: int, machine: Machine) -> None:
             say("Without a GPU, faces come soonest with: python GAN.py recipes/quick96.py")
 
 
-def write_epoch(out: Path, p: Progress, drawing: Module | None) -> None:
-    """Write what comes out of an epoch; grid and curves only with a generator to draw with."""
-    rows = [list(p.history[0]), *(row.values() for row in p.history)]
+def write_epoch(out: Path, history: list[Dict], grid: Tensor | None, whole: Dict | None) -> None:
+    """Write losses.csv and, where they are given, grid (with curves) and checkpoint."""
+    rows = [list(history[0]), *(row.values() for row in history)]
     text = "".join(",".join("" if x is None else str(x) for x in row) + "\n" for row in rows)
     write_file(out / "losses.csv", lambda file: file.write(text.encode()))
-    if drawing:
-        save_grid(out / f"epoch-{p.epoch}.png", draw(drawing, p.fixed_noise))
-        save_curves(out / f"epoch-{p.epoch}-loss.png", p.history)
+    if grid is not None and whole:
+        save_grid(out / f"epoch-{history[-1]['epoch']}.png", grid)
+        save_curves(out / f"epoch-{history[-1]['epoch']}-loss.png", history)
+        save_checkpoint(out, whole)
 
 
 def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]:
@@ -790,11 +871,15 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
             net.apply(init_dcgan)
         net.to(machine.device).to(memory_format=machine.layout)
     fixed_noise = torch.randn(64, noise_size, 1, 1).to(machine.device)
-    average = copy.deepcopy(gen).requires_grad_(False) if ema else gen
-    opt_g = Adam(gen.parameters(), lr_g, (beta1, beta2), fused=True)
-    opt_d = Adam(dis.parameters(), lr_d, (beta1, beta2), fused=True)
-    parts: Dict = {"gen": gen, "dis": dis, "opt_g": opt_g, "opt_d": opt_d}
-    parts |= {"average": average} if ema else {}
+    average = copy.deepcopy(gen).requires_grad_(False)
+    options: Dict = {
+        "betas": (beta1, beta2),
+        "fused": True,
+        "capturable": machine.device.type == "cuda",
+    }
+    opt_g, opt_d = Adam(gen.parameters(), lr_g, **options), Adam(dis.parameters(), lr_d, **options)
+    parts: Dict = {"gen": gen, "dis": dis, "average": average, "opt_g": opt_g, "opt_d": opt_d}
+    parts |= {"scaler": machine.scaler}
 
     data, batch = to_device(data, machine.device), min(batch_size, len(data))
     n_batch = len(data) // batch
@@ -807,7 +892,7 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
         move_aside(out)
         p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
         some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64]
-        save_grid(out / "real.png", to_batch(data, some.to(data.device), False, rng, machine))
+        save_grid(out / "real.png", to_real(data[some.to(data.device)], machine))
     save_settings(out / "settings.json", settings, machine, len(data))
     say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine.name}")
     weights = [sum(w.numel() for w in net.parameters()) for net in (gen, dis)]
@@ -816,25 +901,37 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     def noise() -> Tensor:
         return torch.randn(batch, noise_size, 1, 1, generator=rng, device=machine.device)
 
+    def mirrored() -> list[Tensor]:
+        return [torch.rand(batch, generator=rng, device=machine.device) < 0.5] if flip else []
+
+    def take_d_turn(pictures: Tensor, noise: Tensor, *mirrored: Tensor) -> Tensor:
+        return d_step(gen, dis, opt_d, machine, to_real(pictures, machine, *mirrored), noise)
+
+    take_g_turn = functools.partial(g_step, gen, dis, opt_g, machine)
+    turns: list[Callable[..., Tensor]] = [take_d_turn, take_g_turn]
+    if compile and machine.device.type == "cuda" and machine.dtype != torch.float16:
+        turns = [Graph(turn) for turn in turns]
+    d_turn, g_turn = turns
     began, first, notice_after = time.perf_counter(), p.step, 10.0
     caught = catch_signals()
     done, total = (p.epoch - 1) * n_batch + p.batch, n_epoch * n_batch
-    with tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None) as bar:
+    bar = tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None)
+    with bar, ThreadPoolExecutor(1) as writer:
+        writing: Future = writer.submit(int)
         while p.epoch <= n_epoch and not caught:
             bar.set_description(f"epoch {p.epoch}/{n_epoch}")
             start = time.perf_counter()
             if p.batch == 0:
                 p.order = torch.randperm(len(data), generator=rng, device=rng.device)
                 p.order, p.sums = p.order.to(data.device), torch.zeros_like(p.sums)
-            for index in p.order.split(batch)[p.batch : n_batch]:
+            indices = p.order.split(batch)[p.batch : n_batch]
+            for pictures in batches(data, indices, machine.device):
                 p.batch, p.step, p.images = p.batch + 1, p.step + 1, p.images + batch
                 if p.step % d_every == 0:
-                    real = to_batch(data, index, flip, rng, machine)
-                    p.sums[:3] += d_step(gen, dis, opt_d, real, noise(), machine)
+                    p.sums[:3] += d_turn(pictures, noise(), *mirrored())
                 if p.step % g_every == 0:
-                    p.sums[3] += g_step(gen, dis, opt_g, noise(), machine)
-                    if ema:
-                        update_ema(average, gen, ema_decay(ema, p.images, g_every * batch))
+                    p.sums[3] += g_turn(noise())
+                    update_ema(average, gen, ema_decay(ema, p.images, g_every * batch))
                 bar.update()
                 if (elapsed := time.perf_counter() - began) > notice_after:
                     left = (n_epoch - p.epoch + 1) * n_batch - p.batch
@@ -852,10 +949,15 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
                 rate = f"{row['images_per_second']:.0f} pictures/s"
                 say(f"epoch {p.epoch}/{n_epoch}  {losses}  {rate}")
                 due = p.epoch in (1, n_epoch) or p.epoch % save_every == 0
-                write_epoch(out, p, average if due else None)
                 p.epoch, p.batch = p.epoch + 1, 0
-            if caught or due:
-                save_checkpoint(out, parts, rng, p, settings)
+                grid = draw(average, p.fixed_noise) if due else None
+                whole = snapshot(parts, rng, p, settings) if due else None
+                if due or writing.done():
+                    writing.result()  # one at a time; what went wrong in it is raised here
+                    writing = writer.submit(write_epoch, out, p.history[:], grid, whole)
+        writing.result()
+    if caught:
+        save_checkpoint(out, snapshot(parts, rng, p, settings))
     if p.epoch <= n_epoch:
         words = [word for word in sys.argv if not word.startswith("--fresh")]
         again = shlex.join(words + ["--fresh=False"] * fresh)

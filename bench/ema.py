@@ -36,7 +36,7 @@ def train(words: list[str]) -> None:
     """Run GAN.py with these words, keeping an average for every half-life."""
     averages: dict[int, torch.nn.Module] = {}
     seen = 0
-    update, save = GAN.update_ema, GAN.save_checkpoint
+    update, snapshot = GAN.update_ema, GAN.snapshot
 
     def update_all(average: torch.nn.Module, gen: torch.nn.Module, decay: float) -> None:
         nonlocal seen
@@ -49,13 +49,13 @@ def train(words: list[str]) -> None:
             keep = GAN.ema_decay(half_life, seen, step) if half_life else 0.0
             update(averages[half_life], gen, keep)
 
-    def save_all(out: Path, parts: dict, rng: Any, progress: GAN.Progress, *rest: dict) -> None:
-        save(out, parts, rng, progress, *rest)
+    def snapshot_all(parts: dict, rng: Any, progress: GAN.Progress, settings: dict) -> dict:
         states = {half_life: net.state_dict() for half_life, net in averages.items()}
-        name = out / f"averages-{progress.epoch - 1}.pt"
+        name = GAN.HERE / GAN.img_dir / f"averages-{progress.epoch - 1}.pt"
         GAN.write_file(name, lambda file: torch.save({"seen": seen, "states": states}, file))
+        return snapshot(parts, rng, progress, settings)
 
-    GAN.update_ema, GAN.save_checkpoint = update_all, save_all  # type: ignore[assignment]
+    GAN.update_ema, GAN.snapshot = update_all, snapshot_all  # type: ignore[assignment]
     sys.argv[1:] = [*words, "--fresh=True"]  # a resumed run would have lost its averages
     GAN.main()
 
@@ -98,7 +98,7 @@ def score(out: Path, epochs: list[int]) -> None:
     data, _ = GAN.load_pictures(root, settings["image_size"], out)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(1))[: 2 * N]
     machine = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
-    real = features(GAN.to_batch(data, order, False, torch.Generator(), machine))
+    real = features(GAN.to_real(data[order], machine))
     floor = fid(real[:N], real[N:])
     noise = torch.randn(N, settings["noise_size"], 1, 1, generator=torch.Generator().manual_seed(2))
     rows = []

@@ -304,17 +304,15 @@ def test_parallel_decoding_keeps_the_order(
 
 def test_batches_run_from_minus_1_to_1() -> None:
     data = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 4, 4, 3)
-    batch = GAN.to_batch(data, torch.tensor([2, 0, 1]), False, torch.Generator(), CPU)
+    (pictures,) = GAN.batches(data, [torch.tensor([2, 0, 1])], CPU.device)
+    batch = GAN.to_real(pictures, CPU)
     assert batch.shape == (3, 3, 4, 4)
     torch.testing.assert_close(batch[:, 0, 0, 0], torch.tensor([1.0, -1.0, -0.6]))
 
 
 def test_mirroring() -> None:
-    left_dark = torch.arange(2, dtype=torch.uint8).view(1, 1, 2, 1).expand(400, 2, 2, 3) * 255
-    rng = torch.Generator().manual_seed(0)
-    batch = GAN.to_batch(left_dark, torch.arange(400), True, rng, CPU)
-    mirrored = batch[:, 0, 0, 0] == 1
-    assert 160 < mirrored.sum() < 240
-    assert torch.equal(
-        batch[mirrored].flip(3), batch[~mirrored][:1].expand(int(mirrored.sum()), 3, 2, 2)
-    )
+    left_dark = torch.arange(2, dtype=torch.uint8).view(1, 1, 2, 1).expand(4, 2, 2, 3) * 255
+    mirrored = torch.tensor([False, True, True, False])
+    batch = GAN.to_real(left_dark, CPU, mirrored)
+    assert (batch[mirrored] == torch.tensor([1.0, -1.0])).all()
+    assert (batch[~mirrored] == torch.tensor([-1.0, 1.0])).all()

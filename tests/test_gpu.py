@@ -22,16 +22,17 @@ def test_a_step_is_the_same_as_on_the_cpu() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     gen, dis = GAN.Generator(96, 100, 8), GAN.Discriminator(96, 8)
-    real, noise = torch.rand(16, 3, 96, 96) * 2 - 1, torch.randn(16, 100, 1, 1)
+    pictures = torch.randint(0, 256, (16, 96, 96, 3), dtype=torch.uint8)
+    noise = torch.randn(16, 100, 1, 1)
     results = []
     for device in ("cpu", "cuda"):
         machine = GAN.choose_machine(device, "fp32")
         g = copy.deepcopy(gen).to(machine.device).to(memory_format=machine.layout)
         d = copy.deepcopy(dis).to(machine.device).to(memory_format=machine.layout)
         opt_g, opt_d = (torch.optim.SGD(net.parameters(), lr=0.1) for net in (g, d))
-        x, z = real.to(machine.device), noise.to(machine.device)
-        result = GAN.d_step(g, d, opt_d, x, z, machine)
-        loss_g = GAN.g_step(g, d, opt_g, z, machine)
+        x, z = pictures.to(machine.device), noise.to(machine.device)
+        result = GAN.d_step(g, d, opt_d, machine, GAN.to_real(x, machine), z)
+        loss_g = GAN.g_step(g, d, opt_g, machine, z)
         results.append([result, loss_g, *d.parameters(), *g.parameters()])
     for on_cpu, on_cuda in zip(*results, strict=True):
         torch.testing.assert_close(on_cuda.cpu(), on_cpu, rtol=1e-3, atol=1e-4)
@@ -50,16 +51,70 @@ def test_nothing_in_a_step_waits_for_the_device() -> None:
         try:
             index = torch.randperm(64, generator=rng, device="cuda")[:16]
             noise = torch.randn(16, 100, 1, 1, generator=rng, device="cuda")
-            real = GAN.to_batch(data, index, True, rng, machine)
-            sums[:3] += GAN.d_step(gen, dis, opt_d, real, noise, machine)
-            sums[3] += GAN.g_step(gen, dis, opt_g, noise, machine)
+            (pictures,) = GAN.batches(data, [index], machine.device)
+            mirrored = torch.rand(16, generator=rng, device="cuda") < 0.5
+            real = GAN.to_real(pictures, machine, mirrored)
+            sums[:3] += GAN.d_step(gen, dis, opt_d, machine, real, noise)
+            sums[3] += GAN.g_step(gen, dis, opt_g, machine, noise)
             GAN.update_ema(average, gen, 0.9)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert sums.isfinite().all()
 
 
-@pytest.mark.parametrize("precision", ["auto", "fp32"])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_a_graph_does_what_its_steps_do(norm: str) -> None:
+    machine = GAN.choose_machine("cuda", "fp32")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    results = []
+    for graph in (False, True):
+        torch.manual_seed(0)
+        gen, dis = GAN.Generator(32, 5, 8).cuda(), GAN.Discriminator(32, 8, norm).cuda()
+        opt_g, opt_d = (
+            torch.optim.Adam(net.parameters(), 1e-3, fused=True, capturable=True)
+            for net in (gen, dis)
+        )
+
+        def d_turn(pictures: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+            real = GAN.to_real(pictures, machine)
+            return GAN.d_step(gen, dis, opt_d, machine, real, noise)  # noqa: B023
+
+        def g_turn(noise: torch.Tensor) -> torch.Tensor:
+            return GAN.g_step(gen, dis, opt_g, machine, noise)  # noqa: B023
+
+        turns: list = [GAN.Graph(turn) if graph else turn for turn in (d_turn, g_turn)]
+        rng, sums = torch.Generator("cuda").manual_seed(1), torch.zeros(8, 4, device="cuda")
+        for k in range(8):
+            pictures = torch.randint(0, 256, (16, 32, 32, 3), generator=rng, device="cuda")
+            noise = torch.randn(16, 5, 1, 1, generator=rng, device="cuda")
+            sums[k, :3] += turns[0](pictures.byte(), noise)
+            sums[k, 3] += turns[1](noise)
+        if graph:
+            assert all(turn.calls == 8 for turn in turns)  # captured, not fallen back
+        state = [*gen.state_dict().values(), *dis.state_dict().values()]
+        results.append([sums, *(value.float() for value in state)])
+    for plain, graphed in zip(*results, strict=True):
+        torch.testing.assert_close(graphed, plain, rtol=1e-2, atol=1e-3)
+
+
+def test_what_cannot_be_captured_runs_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    turn = GAN.Graph(lambda x: x * x.sum().item())  # waits for the device
+    for value in range(1, 7):
+        x = torch.full((2,), float(value), device="cuda")
+        assert turn(x).tolist() == [2.0 * value**2] * 2
+    assert capsys.readouterr().out.count("No CUDA graph") == 1
+
+
+def test_pictures_in_host_memory_arrive_in_order() -> None:
+    data = torch.arange(50, dtype=torch.uint8).view(-1, 1, 1, 1).expand(50, 8, 8, 3).contiguous()
+    for n in (0, 1, 2, 3, 7):
+        indices = list(torch.randperm(50, generator=torch.Generator().manual_seed(n))[:n].split(2))
+        found = list(GAN.batches(data, indices, torch.device("cuda")))
+        assert [batch[:, 0, 0, 0].tolist() for batch in found] == [i.tolist() for i in indices]
+        assert all(batch.is_cuda for batch in found)
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32", "fp16"])
 def test_a_run_and_going_on(gan: Run, faces: Path, tmp_path: Path, precision: str) -> None:
     words = [f"--data_dir={faces}", "--device=cuda", f"--precision={precision}", "--flip"]
     gan(*words, "--n_epoch=2", "--g_every=2")

@@ -116,12 +116,14 @@ def test_losses_do_not_saturate() -> None:
 def networks(norm: str = "none") -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
     torch.manual_seed(1)
     gen, dis = GAN.Generator(32, 5, 3), GAN.Discriminator(32, 3, norm)
-    return gen, dis, torch.rand(6, 3, 32, 32) * 2 - 1, torch.randn(6, 5, 1, 1)
+    pictures = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8)
+    return gen, dis, pictures, torch.randn(6, 5, 1, 1)
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_d_step(norm: str) -> None:
-    gen, dis, real, noise = networks(norm)
+    gen, dis, pictures, noise = networks(norm)
+    real = GAN.to_real(pictures, CPU)
     plain, weights_before = copy.deepcopy(dis), copy.deepcopy(list(gen.parameters()))
     fake = copy.deepcopy(gen)(noise).detach()
     p_real, p_fake = plain(real).sigmoid(), plain(fake).sigmoid()  # two passes, as the report has
@@ -129,7 +131,7 @@ def test_d_step(norm: str) -> None:
     loss = loss + F.binary_cross_entropy(p_fake, torch.zeros(6))
     loss.backward()
     opt = torch.optim.SGD(dis.parameters(), lr=0.1)
-    result = GAN.d_step(gen, dis, opt, real, noise, CPU)
+    result = GAN.d_step(gen, dis, opt, CPU, real, noise)
     expected = torch.stack([loss / 2, p_real.mean(), p_fake.mean()])
     torch.testing.assert_close(result, expected.detach())
     for after, before in zip(dis.parameters(), plain.parameters(), strict=True):
@@ -146,7 +148,7 @@ def test_g_step() -> None:
     loss = F.binary_cross_entropy(copy.deepcopy(dis)(plain(noise)).sigmoid(), torch.ones(6))
     loss.backward()
     opt = torch.optim.SGD(gen.parameters(), lr=0.1)
-    torch.testing.assert_close(GAN.g_step(gen, dis, opt, noise, CPU), loss.detach())
+    torch.testing.assert_close(GAN.g_step(gen, dis, opt, CPU, noise), loss.detach())
     for after, before in zip(gen.parameters(), plain.parameters(), strict=True):
         assert before.grad is not None
         torch.testing.assert_close(after.detach(), before.detach() - 0.1 * before.grad)
@@ -160,9 +162,9 @@ def test_bf16_stays_near_fp32() -> None:
     bf16 = GAN.Machine(torch.device("cpu"), torch.bfloat16, torch.channels_last, "cpu")
     results = []
     for machine in (CPU, bf16):
-        gen, dis, real, noise = networks()
+        gen, dis, pictures, noise = networks()
         opt = torch.optim.Adam(dis.parameters(), 1e-3, fused=True)
-        results.append(GAN.d_step(gen, dis, opt, real, noise, machine))
+        results.append(GAN.d_step(gen, dis, opt, machine, GAN.to_real(pictures, machine), noise))
         assert {weight.dtype for weight in dis.parameters()} == {torch.float32}
     torch.testing.assert_close(results[0], results[1], rtol=0.02, atol=0.005)
 

@@ -477,7 +477,7 @@ def test_a_signal_at_every_place_of_the_loop(
         if stopped:
             run(out)
         assert same(checkpoint(tmp_path / "whole"), checkpoint(out))
-    assert stops >= 2
+    assert stops >= 1 + (place != "write_epoch")  # which is skipped while its last call goes on
 
 
 def test_adam_goes_on_from_another_memory_layout() -> None:
@@ -492,7 +492,7 @@ def test_adam_goes_on_from_another_memory_layout() -> None:
         progress = GAN.Progress(torch.zeros(1), torch.zeros(1), torch.zeros(4))
         rng = torch.Generator()
         checkpoint: dict[str, object] = {"settings": {"batch_size": 1}}
-        checkpoint |= {"parts": {"dis": saved.state_dict(), "opt_d": opt.state_dict(), "gen": {}}}
+        checkpoint |= {"parts": {"dis": saved.state_dict(), "opt_d": opt.state_dict()}}
         checkpoint |= {"progress": vars(progress), "device": "cpu", "rng": rng.get_state()}
         dis = GAN.Discriminator(32, 4).to(memory_format=torch.channels_last)
         opt = torch.optim.Adam(dis.parameters(), 1e-3, fused=True)
