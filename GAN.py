@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import ctypes
 import difflib
 import functools
 import hashlib
@@ -31,15 +32,15 @@ import io
 import json
 import math
 import os
+import re
 import shlex
 import signal
 import sys
 import time
 import warnings
 import zipfile
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -56,6 +57,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn import Module
 from torch.optim import Adam, Optimizer
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -230,6 +232,11 @@ def choose_machine(device: str, precision: str) -> Machine:
     if place.type == "cpu":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         fast = "bf16" if native else "fp32"
+        with suppress(OSError, AttributeError):  # another libc than glibc
+            # Freed memory stays with the process (M_MMAP_MAX 0, M_TRIM_THRESHOLD off): else each
+            # large tensor is paged in anew, a fifth of the time of a step.
+            for parameter, value in ((-4, 0), (-1, -1)):
+                ctypes.CDLL(None).mallopt(parameter, value)
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = dtypes[fast if precision == "auto" else precision]
     layout = torch.contiguous_format if place.type == "mps" else torch.channels_last
@@ -445,28 +452,15 @@ def to_device(data: Tensor, device: torch.device) -> Tensor:
     return data.to(device) if fits else data
 
 
-def batches(data: Tensor, indices: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """The pictures at each index (N,) as uint8 (N, S, S, 3) on the device.
+def fetch(data: Tensor, index: Tensor, device: torch.device) -> Tensor:
+    """The pictures at index (N,), which is where data is, as uint8 (N, S, S, 3) on the device.
 
-    To a CUDA device they come from host memory on a stream of their own, two batches ahead.
+    From the host to CUDA they go through pinned memory: the copy is under way while the CPU comes
+    back for the next batch, and the device is still busy with the last one.
     """
-    if device.type != "cuda" or data.is_cuda:
-        yield from (data[index].to(device) for index in indices)
-        return
-    stream, coming = torch.cuda.Stream(device), deque[Future[Tensor]]()
-
-    def fetch(index: Tensor) -> Tensor:
-        with torch.cuda.stream(stream):
-            return data[index].pin_memory().to(device, non_blocking=True)
-
-    with ThreadPoolExecutor(1) as pool:
-        for k in range(len(indices) + 2):
-            coming += [pool.submit(fetch, index) for index in indices[k : k + 1]]
-            if k > 1:
-                batch = coming.popleft().result()
-                torch.cuda.current_stream().wait_stream(stream)
-                batch.record_stream(torch.cuda.current_stream())
-                yield batch
+    pictures = data[index]
+    away = device.type == "cuda" and not data.is_cuda
+    return (pictures.pin_memory() if away else pictures).to(device, non_blocking=away)
 
 
 def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> Tensor:
@@ -645,11 +639,14 @@ class Graph:
 
     def capture(self, inputs: Sequence[Tensor]) -> None:
         self.inputs, self.graph = [value.clone() for value in inputs], torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(self.graph, stream=self.stream):
+        stream = torch.cuda.current_stream()
+        try:  # thread_local: other threads may do with the device what they like
+            with torch.cuda.graph(self.graph, None, self.stream, "thread_local"):
                 self.result = self.step(*self.inputs)
         except RuntimeError as error:
-            say(f"No CUDA graph can be made here, so training is slower ({error}).")
+            torch.cuda.set_stream(stream)
+            reason = str(error).partition("\n")[0]
+            say(f"No CUDA graph can be made here, so training is slower ({reason}).")
             self.calls = -sys.maxsize
 
 
@@ -713,7 +710,7 @@ def save_skipped(path: Path, skipped: list[str]) -> None:
 
 # ---- checkpoint ----------------------------------------------------------------------------------
 
-FORMAT = "GAN.py 1"
+FORMAT = "GAN.py 2"
 RUN_FILES = ("real.png", "epoch-*.png", "losses.csv", "settings.json", "*.pt")
 
 
@@ -736,14 +733,13 @@ def snapshot(parts: Dict, rng: Rng, progress: Progress, settings: Dict) -> Dict:
     """A copy of all there is to go on from, for save_checkpoint() to write as training goes on."""
     states = {name: part.state_dict() for name, part in parts.items()}
     whole = {"format": FORMAT, "settings": settings, "parts": states, "progress": vars(progress)}
-    return copy.deepcopy(whole | {"rng": rng.get_state(), "device": rng.device.type})
+    whole |= {"rng": rng.get_state(), "device": rng.device.type}
+    return tree_map(lambda x: x.to("cpu", copy=True) if isinstance(x, Tensor) else x, whole)
 
 
 def save_checkpoint(out: Path, whole: Dict) -> None:
     """Write generator.pt, all that sampling needs, and checkpoint.pt, all to go on from."""
-    generator = {
-        name: value.cpu().contiguous() for name, value in whole["parts"]["average"].items()
-    }
+    generator = {name: value.contiguous() for name, value in whole["parts"]["average"].items()}
     about = {"format": FORMAT, "settings": whole["settings"], "images": whole["progress"]["images"]}
     write_file(out / "generator.pt", lambda f: torch.save(about | {"generator": generator}, f))
     write_file(out / "checkpoint.pt", lambda f: torch.save(whole, f))
@@ -872,11 +868,8 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
         net.to(machine.device).to(memory_format=machine.layout)
     fixed_noise = torch.randn(64, noise_size, 1, 1).to(machine.device)
     average = copy.deepcopy(gen).requires_grad_(False)
-    options: Dict = {
-        "betas": (beta1, beta2),
-        "fused": True,
-        "capturable": machine.device.type == "cuda",
-    }
+    graphs = compile and machine.device.type == "cuda" and machine.dtype != torch.float16
+    options: Dict = {"betas": (beta1, beta2), "fused": True, "capturable": graphs}
     opt_g, opt_d = Adam(gen.parameters(), lr_g, **options), Adam(dis.parameters(), lr_d, **options)
     parts: Dict = {"gen": gen, "dis": dis, "average": average, "opt_g": opt_g, "opt_d": opt_d}
     parts |= {"scaler": machine.scaler}
@@ -886,13 +879,13 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     rng = Rng(machine.device).manual_seed(seed)
     if saved:
         p = restore(saved, parts, rng, data, batch)
-        opt_g.param_groups[0].update(lr=lr_g, betas=(beta1, beta2))  # the settings rule, not the
-        opt_d.param_groups[0].update(lr=lr_d, betas=(beta1, beta2))  # checkpoint
+        opt_g.param_groups[0].update(options, lr=lr_g)  # the settings rule, not the checkpoint
+        opt_d.param_groups[0].update(options, lr=lr_d)
     else:
         move_aside(out)
         p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
-        some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64]
-        save_grid(out / "real.png", to_real(data[some.to(data.device)], machine))
+    some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64].to(data.device)
+    real = to_real(fetch(data, some, machine.device), machine)
     save_settings(out / "settings.json", settings, machine, len(data))
     say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine.name}")
     weights = [sum(w.numel() for w in net.parameters()) for net in (gen, dis)]
@@ -909,7 +902,8 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
 
     take_g_turn = functools.partial(g_step, gen, dis, opt_g, machine)
     turns: list[Callable[..., Tensor]] = [take_d_turn, take_g_turn]
-    if compile and machine.device.type == "cuda" and machine.dtype != torch.float16:
+    if graphs:
+        warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
         turns = [Graph(turn) for turn in turns]
     d_turn, g_turn = turns
     began, first, notice_after = time.perf_counter(), p.step, 10.0
@@ -917,17 +911,17 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     done, total = (p.epoch - 1) * n_batch + p.batch, n_epoch * n_batch
     bar = tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None)
     with bar, ThreadPoolExecutor(1) as writer:
-        writing: Future = writer.submit(int)
+        writing = writer.submit(save_grid, out / "real.png", real.cpu())
         while p.epoch <= n_epoch and not caught:
             bar.set_description(f"epoch {p.epoch}/{n_epoch}")
             start = time.perf_counter()
             if p.batch == 0:
                 p.order = torch.randperm(len(data), generator=rng, device=rng.device)
                 p.order, p.sums = p.order.to(data.device), torch.zeros_like(p.sums)
-            indices = p.order.split(batch)[p.batch : n_batch]
-            for pictures in batches(data, indices, machine.device):
+            for index in p.order.split(batch)[p.batch : n_batch]:
                 p.batch, p.step, p.images = p.batch + 1, p.step + 1, p.images + batch
                 if p.step % d_every == 0:
+                    pictures = fetch(data, index, machine.device)
                     p.sums[:3] += d_turn(pictures, noise(), *mirrored())
                 if p.step % g_every == 0:
                     p.sums[3] += g_turn(noise())
@@ -950,14 +944,16 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
                 say(f"epoch {p.epoch}/{n_epoch}  {losses}  {rate}")
                 due = p.epoch in (1, n_epoch) or p.epoch % save_every == 0
                 p.epoch, p.batch = p.epoch + 1, 0
-                grid = draw(average, p.fixed_noise) if due else None
+                grid = draw(average, p.fixed_noise).cpu() if due else None
                 whole = snapshot(parts, rng, p, settings) if due else None
                 if due or writing.done():
                     writing.result()  # one at a time; what went wrong in it is raised here
                     writing = writer.submit(write_epoch, out, p.history[:], grid, whole)
-        writing.result()
     if caught:
         save_checkpoint(out, snapshot(parts, rng, p, settings))
+        if p.history:
+            write_epoch(out, p.history, None, None)
+    writing.result()
     if p.epoch <= n_epoch:
         words = [word for word in sys.argv if not word.startswith("--fresh")]
         again = shlex.join(words + ["--fresh=False"] * fresh)
@@ -989,9 +985,10 @@ def main() -> None:
     except (UserError, ImportError) as error:
         sys.exit(f"GAN.py: {error}")
     except OSError as error:
-        sys.exit(f"GAN.py: {error}. See to that, and start again: it goes on from its last save.")
+        what = str(error).strip().split("\n")[-1]  # a worker's comes with its traceback
+        sys.exit(f"GAN.py: {what}. See to that, and start again: it goes on from its last save.")
     except RuntimeError as error:
-        if "memory" not in str(error):
+        if not re.search("out of memory|(allocate|enough) memory", str(error)):
             raise
         sys.exit("GAN.py: out of memory. Use a smaller --batch_size, or --gen_fm and --dis_fm.")
     except KeyboardInterrupt:

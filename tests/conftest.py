@@ -16,7 +16,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side, and threads would wait for threads
 
-TINY = ["--image_size=32", "--noise_size=8", "--gen_fm=4", "--dis_fm=4", "--batch_size=8"]
+TINY = [
+    "--device=cpu",
+    "--image_size=32",
+    "--noise_size=8",
+    "--gen_fm=4",
+    "--dis_fm=4",
+    "--batch_size=8",
+]
 
 
 def found(pattern: str, text: str, flags: int = 0) -> tuple[str, ...]:
