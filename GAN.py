@@ -224,15 +224,12 @@ def choose_machine(device: str, precision: str) -> Machine:
     if place.type == "cuda":
         torch.cuda.set_device(place)
         torch.backends.cudnn.benchmark = True  # batches have one shape: look for the best way once
-        name, (generation, _) = (
-            torch.cuda.get_device_name(place),
-            torch.cuda.get_device_capability(),
-        )
+        name, generation = torch.cuda.get_device_name(), torch.cuda.get_device_capability()[0]
         fast = "bf16" if generation >= 8 else "fp16" if generation == 7 else "fp32"
     if place.type == "cpu":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         fast = "bf16" if native else "fp32"
-        with suppress(OSError, AttributeError):  # another libc than glibc
+        with suppress(OSError, AttributeError, TypeError):  # another libc than glibc
             # Freed memory stays with the process (M_MMAP_MAX 0, M_TRIM_THRESHOLD off): else each
             # large tensor is paged in anew, a fifth of the time of a step.
             for parameter, value in ((-4, 0), (-1, -1)):

@@ -9,7 +9,7 @@ round by round:
   variants    the same in other precisions and layouts (the first system only), and with networks
               fused by torch.compile (--compiled), which takes a minute or more before it starts
   plain       the tutorials' loop: float32, real and fake pictures in two passes, .item() after
-              each step, pictures ready in memory
+              each step, glibc's usual memory, pictures ready in memory
   plain+files the same, fed by a DataLoader with one worker that decodes JPEGs, as people run it
 
 and states the limit: the arithmetic of a step (counted by torch's FlopCounterMode) at the rate of a
@@ -23,6 +23,7 @@ On a CPU, wide systems run at a smaller batch than they are known for; the table
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import platform
 import resource
@@ -181,6 +182,14 @@ def from_files(batch: int, size: int, folder: Path) -> Iterator[Tensor]:
         yield from loader
 
 
+def keep_memory(kept: bool) -> None:
+    """Let glibc keep freed memory, as GAN.py does, or give large blocks back, as it usually does."""
+    if sys.platform == "linux":
+        usual = ((-4, 65536), (-3, 32 << 20), (-1, 64 << 20))  # what it adapts its limits to
+        for parameter, value in ((-4, 0), (-1, -1)) if kept else usual:
+            ctypes.CDLL(None).mallopt(parameter, value)
+
+
 def seconds_of(step: Callable[[], Any], device: torch.device, least: float) -> float:
     """Seconds of one step: the mean over as many as fill `least` seconds, one at least."""
     sync(device)
@@ -260,6 +269,7 @@ def measure(system: str, device: str, rounds: int, compiled: bool) -> dict[str, 
         turns = tqdm(range(rounds * len(steps)), system, disable=None)
         for turn, (name, (d_turn, g_turn)) in zip(turns, list(steps.items()) * rounds, strict=True):
             turns.set_postfix_str(name)
+            keep_memory("plain" not in name)
             d = seconds_of(d_turn, auto.device, 2.0)
             g = seconds_of(g_turn, auto.device, 2.0 / g_every)
             times[name].append((d + g / g_every) / batch)
