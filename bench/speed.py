@@ -183,7 +183,7 @@ def from_files(batch: int, size: int, folder: Path) -> Iterator[Tensor]:
 
 
 def keep_memory(kept: bool) -> None:
-    """Let glibc keep freed memory, as GAN.py does, or give large blocks back, as it usually does."""
+    """Let glibc keep freed memory, as GAN.py does, or give large blocks back, as usual."""
     if sys.platform == "linux":
         usual = ((-4, 65536), (-3, 32 << 20), (-1, 64 << 20))  # what it adapts its limits to
         for parameter, value in ((-4, 0), (-1, -1)) if kept else usual:
