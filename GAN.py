@@ -627,9 +627,7 @@ class Graph:
             self.graph.replay()
             return self.result
         self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(
-            self.stream
-        ):  # as for the capture, which can't be on the default one
+        with torch.cuda.stream(self.stream):  # as the capture, which the default one doesn't allow
             result = self.step(*inputs)
         torch.cuda.current_stream().wait_stream(self.stream)
         return result

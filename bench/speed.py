@@ -2,14 +2,14 @@
 
     python bench/speed.py [--only=NAME] [--rounds=3] [--device=auto]     into results/speed-*.json
 
-For each system (image size, feature maps, batch), in a process of its own, this times in turn,
-round by round:
+For each system (image size, feature maps, batch) this times in turn, round by round, each in a
+process of its own that waits for its turns:
 
   GAN.py      the functions that train() calls, with the machine's own precision and layout
   variants    the same in other precisions and layouts (the first system only), and with networks
               fused by torch.compile (--compiled), which takes a minute or more before it starts
   plain       the tutorials' loop: float32, real and fake pictures in two passes, .item() after
-              each step, glibc's usual memory, pictures ready in memory
+              each step, pictures ready in memory
   plain+files the same, fed by a DataLoader with one worker that decodes JPEGs, as people run it
 
 and states the limit: the arithmetic of a step (counted by torch's FlopCounterMode) at the rate of a
@@ -23,7 +23,6 @@ On a CPU, wide systems run at a smaller batch than they are known for; the table
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import platform
 import resource
@@ -182,14 +181,6 @@ def from_files(batch: int, size: int, folder: Path) -> Iterator[Tensor]:
         yield from loader
 
 
-def keep_memory(kept: bool) -> None:
-    """Let glibc keep freed memory, as GAN.py does, or give large blocks back, as usual."""
-    if sys.platform == "linux":
-        usual = ((-4, 65536), (-3, 32 << 20), (-1, 64 << 20))  # what it adapts its limits to
-        for parameter, value in ((-4, 0), (-1, -1)) if kept else usual:
-            ctypes.CDLL(None).mallopt(parameter, value)
-
-
 def seconds_of(step: Callable[[], Any], device: torch.device, least: float) -> float:
     """Seconds of one step: the mean over as many as fill `least` seconds, one at least."""
     sync(device)
@@ -230,82 +221,99 @@ def limits(machine: GAN.Machine) -> dict[str, float]:
     return {"operations_per_second": 2 * n**3 / product, "bytes_per_second": 2 * 2**28 / copy}
 
 
-def measure(system: str, device: str, rounds: int, compiled: bool) -> dict[str, Any]:
-    """All contenders for one system, in turn; the medians of their rounds."""
+def contenders(system: str, auto: GAN.Machine, compiled: bool) -> list[str]:
+    names = ["GAN.py", *["GAN.py, compiled"] * compiled, "plain", "plain+files"]
+    if system == "96/32/256":
+        for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+            for layout in (torch.contiguous_format, torch.channels_last):
+                emulated = (
+                    dtype != torch.float32 and auto.device.type == "cpu" and auto.dtype != dtype
+                )
+                if (dtype, layout) != (auto.dtype, auto.layout) and not emulated:
+                    names.append(f"{precision}, {str(layout)[6:]}")
+    return names
+
+
+def contend(system: str, auto: GAN.Machine, name: str) -> None:
+    """One contender in its own process: builds and warms up, then times a round for every line.
+
+    It prints what it took to get ready, then seconds a picture, round by round.
+    """
     size, _, batch, g_every, _, small = SYSTEMS[system]
-    auto = GAN.choose_machine(device, "auto")
-    cpu = auto.device.type == "cpu"
-    batch = small if cpu else batch
-    steps: dict[str, Steps] = {"GAN.py": ours(system, auto, batch)}
-    for step in steps["GAN.py"] * 4:  # CUDA graphs are made at the fourth call
-        step()
-    if cpu:
+    device = auto.device
+    batch = small if device.type == "cpu" else batch
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        if name == "plain":
+            steps = plain(system, device, batch, in_memory(batch, size))
+        elif name == "plain+files":
+            steps = plain(system, device, batch, from_files(batch, size, Path(folder)))
+        elif name.startswith("GAN.py"):
+            steps = ours(system, auto, batch, compiled=name != "GAN.py")
+        else:
+            dtype = torch.float32 if name.startswith("fp32") else torch.bfloat16
+            layout = getattr(torch, name.split(", ")[1])
+            steps = ours(system, GAN.Machine(device, dtype, layout, auto.name), batch)
+        for step in steps * (1 if device.type == "cpu" else 4):  # CUDA graphs: at the fourth call
+            step()
+        sync(device)
         unit = 1 if platform.system() == "Darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    else:
-        peak = torch.cuda.max_memory_reserved(auto.device)
-    if system == "96/32/256":
-        for precision in ("fp32", "bf16"):
-            for layout in (torch.contiguous_format, torch.channels_last):
-                dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-                slow = cpu and dtype == torch.bfloat16 and auto.dtype != dtype  # emulated: hours
-                if (dtype, layout) != (auto.dtype, auto.layout) and not slow:
-                    machine = GAN.Machine(auto.device, dtype, layout, auto.name)
-                    steps[f"{precision}, {str(layout)[6:]}"] = ours(system, machine, batch)
-    if compiled:
-        steps["GAN.py, compiled"] = ours(system, auto, batch, compiled=True)
-    steps["plain"] = plain(system, auto.device, batch, in_memory(batch, size))
-    with tempfile.TemporaryDirectory() as folder:
-        files = from_files(batch, size, Path(folder))
-        steps["plain+files"] = plain(system, auto.device, batch, files)
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        started = {}
-        for name, pair in steps.items():
-            start = time.perf_counter()
-            for step in pair * (4 if not cpu else 1):
-                step()
-            sync(auto.device)
-            started[name] = time.perf_counter() - start
-        turns = tqdm(range(rounds * len(steps)), system, disable=None)
-        for turn, (name, (d_turn, g_turn)) in zip(turns, list(steps.items()) * rounds, strict=True):
-            turns.set_postfix_str(name)
-            keep_memory("plain" not in name)
-            d = seconds_of(d_turn, auto.device, 2.0)
-            g = seconds_of(g_turn, auto.device, 2.0 / g_every)
-            times[name].append((d + g / g_every) / batch)
-            del turn
-        files.close()  # type: ignore[attr-defined] # ends its worker
+        if device.type == "cuda":
+            peak = torch.cuda.max_memory_reserved(device)
+        about = {"ready_seconds": time.perf_counter() - start, "peak_bytes": peak}
+        print(json.dumps(about | {"batch": batch}), flush=True)
+        for _ in sys.stdin:
+            d, g = (
+                seconds_of(step, device, least)
+                for step, least in zip(steps, (3.0, 3.0 / g_every), strict=True)
+            )
+            print((d + g / g_every) / batch, flush=True)
+
+
+def count(system: str, auto: GAN.Machine) -> dict[str, float]:
+    """Operations and bytes of a picture, and what this machine does of them in a second."""
+    g_every = SYSTEMS[system][3]
     counter, traffic = FlopCounterMode(display=False), Traffic()
-    d_turn, g_turn = ours(
-        system, GAN.Machine(torch.device("cpu"), torch.float32, auto.layout, ""), 8
-    )
-    work = {}
-    for name, mode in (("operations", counter), ("bytes", traffic)):
-        counts = []
-        for step in (d_turn, g_turn):
-            with mode:
-                step()
-            total = counter.get_total_flops() if mode is counter else traffic.bytes
-            traffic.bytes = 0
-            counts.append(total)
-        work[name] = (counts[0] + counts[1] / g_every) / 8
-    work["bytes"] /= 2 if auto.dtype != torch.float32 else 1  # counted in float32
-    rates = {name: 1 / statistics.median(spent) for name, spent in times.items()}
+    cpu = GAN.Machine(torch.device("cpu"), torch.float32, auto.layout, "")
+    counts = []
+    for step in ours(system, cpu, 8):
+        with counter:
+            step()
+        with traffic:
+            step()
+        counts.append((counter.get_total_flops() / 8, traffic.bytes / 8))
+        traffic.bytes = 0
+    operations, in_float32 = (d + g / g_every for d, g in zip(*counts, strict=True))
+    work = {"operations_per_picture": operations}
+    work["bytes_per_picture"] = in_float32 * auto.dtype.itemsize / 4
     measured = limits(auto)
-    return {
-        "system": system,
-        "batch": batch,
-        "pictures_per_second": rates,
-        "spread": {name: max(spent) / min(spent) for name, spent in times.items()},
-        "warm_up_seconds": started,
-        "peak_bytes": peak,
-        "operations_per_picture": work["operations"],
-        "bytes_per_picture": work["bytes"],
-        **measured,
-        "limit": measured["operations_per_second"] / work["operations"],
-        "precision": str(auto.dtype)[6:],
-        "machine": auto.name,
-    }
+    return work | measured | {"limit": measured["operations_per_second"] / operations}
+
+
+def measure(system: str, device: str, rounds: int, compiled: bool) -> dict[str, Any]:
+    """All contenders for one system, in turn; the medians of their rounds."""
+    auto = GAN.choose_machine(device, "auto")
+    command = [sys.executable, __file__, f"--only={system}", f"--device={device}", "--contender"]
+    running: dict[str, subprocess.Popen] = {}
+    ready: dict[str, Any] = {}
+    times: dict[str, list[float]] = {}
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    for name in tqdm(contenders(system, auto, compiled), f"{system} getting ready", disable=None):
+        running[name] = subprocess.Popen([*command, name], **pipes)
+        ready[name] = json.loads(running[name].stdout.readline())  # type: ignore[union-attr]
+        times[name] = []
+    for _ in tqdm(range(rounds), f"{system} rounds", disable=None):
+        for name, process in running.items():
+            assert process.stdin and process.stdout
+            print(file=process.stdin, flush=True)
+            times[name].append(float(process.stdout.readline()))
+    for process in running.values():
+        process.communicate()
+    rates = {name: 1 / statistics.median(spent) for name, spent in times.items()}
+    row = {"pictures_per_second": rates, "seconds_per_picture": times, "ready": ready}
+    about = {"precision": str(auto.dtype)[6:], "machine": auto.name}
+    return row | about | {"batch": ready["GAN.py"]["batch"]} | count(system, auto)
 
 
 def size_of_the_set(device: str) -> list[dict[str, float]]:
@@ -345,22 +353,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compiled", action="store_true", help="measure torch.compile as well")
-    parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.json:  # in a process of its own: memory is counted from zero
-        found: Any = (
-            size_of_the_set(args.device)
-            if args.only == "size"
-            else measure(args.only, args.device, args.rounds, args.compiled)
-        )
-        print(json.dumps(found))
+    if args.contender:
+        contend(args.only, GAN.choose_machine(args.device, "auto"), args.contender)
         return
-    words = [sys.executable, __file__, "--json", f"--rounds={args.rounds}"]
-    words += [f"--device={args.device}"] + ["--compiled"] * args.compiled
-    results = {}
+    results: dict[str, Any] = {}
     for name in [args.only] if args.only else [*SYSTEMS, "size"]:
-        done = subprocess.run([*words, f"--only={name}"], stdout=subprocess.PIPE, check=True)
-        results[name] = json.loads(done.stdout)
+        if name == "size":
+            results[name] = size_of_the_set(args.device)
+        else:
+            results[name] = measure(name, args.device, args.rounds, args.compiled)
         if name == "size":
             for row in results[name]:
                 print(f"a set of {row['pictures']:9,}: {row['microseconds']:.1f} µs a picture")
@@ -368,10 +371,11 @@ def main() -> None:
         row = results[name]
         rates, limit = row["pictures_per_second"], row["limit"]
         print(f"\n{name}, batch {row['batch']}, {row['precision']} on {row['machine']}:", end=" ")
-        print(f"limit {limit:,.0f} pictures/s, peak {row['peak_bytes'] / 1e9:.2f} GB")
+        print(f"limit {limit:,.0f} pictures/s")
         for contender, rate in rates.items():
-            ratio, share = rate / rates["plain"], rate / limit
-            print(f"  {contender:28} {rate:10,.1f} pictures/s  {ratio:6.2f} x plain  {share:4.0%}")
+            ratio, peak = rate / rates["plain"], row["ready"][contender]["peak_bytes"] / 1e9
+            print(f"  {contender:24} {rate:9,.1f} pictures/s  {ratio:5.2f} x plain", end="")
+            print(f"  {rate / limit:4.0%} of the limit  {peak:5.2f} GB")
     about = {"command": "python bench/speed.py " + " ".join(sys.argv[1:]), "date": time.ctime()}
     about |= {"cpu": cpu_name(), "torch": torch.__version__, "python": platform.python_version()}
     if torch.cuda.is_available():
