@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -85,6 +86,8 @@ def some_pictures(
     if not (size := pixels.stat().st_size):
         raise gan.no_pictures(root, skipped)
     data = torch.from_file(str(pixels), size=size, dtype=torch.uint8).view(-1, side, side, 3)
+    with suppress(OSError):  # Windows deletes no mapped file
+        pixels.unlink()
     return data, gan.N_DEMO if folder == out / "demo" else len(members), skipped
 
 

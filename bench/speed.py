@@ -356,7 +356,12 @@ def main() -> None:
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contender:
-        contend(args.only, GAN.choose_machine(args.device, "auto"), args.contender)
+        if args.contender.startswith("plain"):  # as torch comes, with glibc's usual memory
+            kind = args.device.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
+            machine = GAN.Machine(torch.device(kind), torch.float32, torch.contiguous_format, "")
+        else:
+            machine = GAN.choose_machine(args.device, "auto")
+        contend(args.only, machine, args.contender)
         return
     results: dict[str, Any] = {}
     for name in [args.only] if args.only else [*SYSTEMS, "size"]:
