@@ -26,7 +26,6 @@ import ast
 import copy
 import ctypes
 import difflib
-import functools
 import hashlib
 import io
 import json
@@ -39,10 +38,12 @@ import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from itertools import count, pairwise
 from pathlib import Path
@@ -52,9 +53,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from torch import Generator as Rng
-from torch import Tensor, nn
-from torch.amp import GradScaler
+from torch import Generator as Rng, Tensor, nn
 from torch.nn import Module
 from torch.optim import Adam, Optimizer
 from torch.utils._pytree import tree_map
@@ -101,7 +100,10 @@ compile = True  # on CUDA, launch all kernels of a step at once (a CUDA graph); 
 # ---- reading settings from recipe and command line -----------------------------------------------
 
 Rule = tuple[type, Callable[[Any], Any], str]  # type, test, and both in words
-COUNT: Rule = (int, lambda v: v >= 1, "a whole number from 1 up")
+
+
+def from_up(least: int) -> Rule:
+    return int, lambda v: least <= v < 2**63, f"a whole number from {least} up"
 
 
 def one_of(*choices: Any) -> Rule:
@@ -112,8 +114,8 @@ RULES: dict[str, Rule] = {
     name: rule
     for names, rule in (
         ("data_dir img_dir device", (str, str.strip, "a name")),
-        ("noise_size gen_fm dis_fm batch_size d_every g_every n_epoch save_every", COUNT),
-        ("ema seed", (int, lambda v: 0 <= v < 2**63, "a whole number from 0 up")),
+        ("noise_size gen_fm dis_fm batch_size d_every g_every n_epoch save_every", from_up(1)),
+        ("ema seed", from_up(0)),
         ("flip fresh dry_run compile", (bool, lambda v: True, "True or False")),
         ("lr_g lr_d", (float, lambda v: 0 < v < math.inf, "a number above 0")),
         ("beta1 beta2", (float, lambda v: 0 <= v < 1, "a number from 0 to below 1")),
@@ -202,9 +204,9 @@ class Machine:
     layout: torch.memory_format  # channels last, which convolutions want, except on MPS
     name: str
 
-    @functools.cached_property
-    def scaler(self) -> GradScaler:
-        return GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+    @cached_property
+    def scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -223,6 +225,7 @@ def choose_machine(device: str, precision: str) -> Machine:
     name, fast = device, "fp32"
     if place.type == "cuda":
         torch.cuda.set_device(place)
+        torch.cuda.set_stream(torch.cuda.Stream())  # the default one allows no CUDA graphs
         torch.backends.cudnn.benchmark = True  # batches have one shape: look for the best way once
         name, generation = torch.cuda.get_device_name(), torch.cuda.get_device_capability()[0]
         fast = "bf16" if generation >= 8 else "fp16" if generation == 7 else "fp32"
@@ -270,7 +273,6 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
 ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 Files = list[tuple[str, int, int]]  # below data_dir: name, bytes, time of change in ns
 Member = tuple[str, str]  # a file below data_dir and, if it is a zip file, a name inside it
-Job = tuple[int, list[Member]]  # pictures to decode, and the row of the first
 
 
 def list_files(root: Path, leave_out: Sequence[Path] = ()) -> Files:
@@ -304,7 +306,7 @@ def list_members(folder: Path, files: Files) -> list[Member]:
     return members
 
 
-open_zip = functools.lru_cache(maxsize=4)(zipfile.ZipFile)  # its list of names takes long to read
+open_zip = lru_cache(maxsize=4)(zipfile.ZipFile)  # its list of names takes long to read
 
 
 def decode(file: Path | BinaryIO, side: int) -> bytes:
@@ -322,12 +324,13 @@ def decode(file: Path | BinaryIO, side: int) -> bytes:
     return ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC).tobytes()
 
 
-def decode_some(folder: Path, side: int, target: str, job: Job) -> dict[int, str]:
+def decode_some(
+    folder: Path, side: int, target: str, some: list[tuple[int, Member]]
+) -> dict[int, str]:
     """Decode pictures into their rows of a file; returns {row: what is wrong} of bad ones."""
     warnings.filterwarnings("ignore", module="PIL")  # about pictures that it reads all the same
-    first, members = job
     pixels, bad = bytearray(), {}
-    for row, (name, member) in enumerate(members, first):
+    for row, (name, member) in some:
         try:
             path, zipped = folder / name, name.lower().endswith(".zip")
             pixels += decode(io.BytesIO(open_zip(path).read(member)) if zipped else path, side)
@@ -335,7 +338,7 @@ def decode_some(folder: Path, side: int, target: str, job: Job) -> dict[int, str
             pixels += bytes(side * side * 3)
             bad[row] = f"{name}{'/' if member else ''}{member}: {error}"
     with open(target, "r+b") as file:
-        file.seek(first * side * side * 3)
+        file.seek(some[0][0] * side * side * 3)
         file.write(pixels)
     return bad
 
@@ -348,9 +351,8 @@ def decode_all(folder: Path, members: list[Member], side: int, target: str) -> l
     # forked ones are there at once; spawned ones, the only kind elsewhere, import torch first.
     start: Any = {"multiprocessing_context": "fork" if linux else "spawn"} if workers else {}
     size = min(128, len(members) // (8 * cores) + 1)
-    jobs: Any = [(i, members[i : i + size]) for i in range(0, len(members), size)]
-    write: Any = functools.partial(decode_some, folder, side, target)
-    load: Any = DataLoader(jobs, None, num_workers=workers, collate_fn=write, **start)
+    start |= {"num_workers": workers, "collate_fn": partial(decode_some, folder, side, target)}
+    load: Any = DataLoader(list(enumerate(members)), size, **start)  # type: ignore[arg-type]
     early: list[int] = []  # a Ctrl-C while a process is forked would be lost
     handler = signal.signal(signal.SIGINT, lambda number, _: early.append(number))
     results = iter(load)  # starts the workers
@@ -359,9 +361,9 @@ def decode_all(folder: Path, members: list[Member], side: int, target: str) -> l
         raise KeyboardInterrupt
     bad: dict[int, str] = {}
     with tqdm(total=len(members), desc="reading pictures", disable=None) as bar:
-        for (_, some), found in zip(jobs, results, strict=True):
+        for found in results:
             bad |= found
-            bar.update(len(some))
+            bar.update(min(size, len(members) - bar.n))
     open_zip.cache_clear()
     if bad:  # close their gaps
         rows = np.memmap(target, np.uint8, "r+").reshape(len(members), -1)
@@ -376,16 +378,11 @@ def decode_all(folder: Path, members: list[Member], side: int, target: str) -> l
 def find_pictures(root: Path, out: Path, demo: Path, n_demo: int) -> tuple[Path, Files]:
     """Where pictures are, and list_files() there: in root, or avatars in demo if data/ is empty."""
     files = list_files(root, leave_out=(out, DEMO))
-    if not files and root == DEMO.parent:
-        try:
-            if not demo.exists():
-                import demo_faces
+    if not files and root == DEMO.parent and (HERE / "demo_faces.py").exists():
+        from demo_faces import draw_if_missing
 
-                say(f"No pictures in {show(root)}: avatar faces are drawn to begin with.")
-                demo_faces.draw(demo, n_demo)
-            root, files = demo, list_files(demo)
-        except ImportError as error:
-            say(f"Avatar faces could be drawn to begin with, but for this: {error}.")
+        draw_if_missing(demo, n_demo, say)
+        root, files = demo, list_files(demo)
     return root.parent if root.is_file() else root, files
 
 
@@ -443,21 +440,29 @@ def read_cache(cache: Path, side: int, key: str) -> tuple[Tensor, list[str]] | N
     return pixels.view(-1, side, side, 3), about["skipped"]
 
 
-def to_device(data: Tensor, device: torch.device) -> Tensor:
-    """The pictures on a CUDA device, if they take at most half of its free memory."""
-    fits = device.type == "cuda" and 2 * data.nbytes < torch.cuda.mem_get_info(device)[0]
-    return data.to(device) if fits else data
+def read_ahead(data: Tensor, indices: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The pictures at each index (N,), which is where data is, as uint8 (N, S, S, 3) on the device.
 
-
-def fetch(data: Tensor, index: Tensor, device: torch.device) -> Tensor:
-    """The pictures at index (N,), which is where data is, as uint8 (N, S, S, 3) on the device.
-
-    From the host to CUDA they go through pinned memory: the copy is under way while the CPU comes
-    back for the next batch, and the device is still busy with the last one.
+    Those that come from memory, or the disk behind it, are read by a thread while earlier ones are
+    trained on, and into pinned memory for CUDA, which copies from there while it computes.
     """
-    pictures = data[index]
-    away = device.type == "cuda" and not data.is_cuda
-    return (pictures.pin_memory() if away else pictures).to(device, non_blocking=away)
+    if data.is_cuda:
+        yield from (data[index] for index in indices)
+        return
+
+    def read(index: Tensor) -> Tensor:
+        pinned = device.type == "cuda"
+        rows = torch.empty(len(index), *data.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+        np.take(data.numpy(), index.numpy(), 0, rows.numpy(), "clip")  # torch would take all cores
+        return rows
+
+    with ThreadPoolExecutor(1) as reader:
+        coming: deque[Future[Tensor]] = deque()
+        for index in indices:
+            coming.append(reader.submit(read, index))
+            if len(coming) == 3:
+                yield coming.popleft().result().to(device, non_blocking=True)
+        yield from (rows.result().to(device, non_blocking=True) for rows in coming)
 
 
 def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> Tensor:
@@ -601,7 +606,7 @@ def g_step(gen: Module, dis: Module, opt_g: Optimizer, machine: Machine, noise: 
     return loss.detach()
 
 
-def descend(loss: Tensor, opt: Optimizer, scaler: GradScaler) -> None:
+def descend(loss: Tensor, opt: Optimizer, scaler: torch.amp.GradScaler) -> None:
     """One step of an optimiser down the loss; the scaler keeps fp16's gradients in its range."""
     opt.zero_grad()
     scaler.scale(loss).backward()
@@ -616,33 +621,26 @@ class Graph:
     """
 
     def __init__(self, step: Callable[..., Tensor]) -> None:
-        self.step, self.calls, self.stream = step, 0, torch.cuda.Stream()
+        self.step, self.calls = step, 0
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         self.calls += 1
-        if self.calls == 4:  # by now libraries have chosen algorithms, optimisers have their state
-            self.capture(inputs)
-        if self.calls > 3:
-            torch._foreach_copy_(self.inputs, inputs)
-            self.graph.replay()
-            return self.result
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):  # as the capture, which the default one doesn't allow
-            result = self.step(*inputs)
-        torch.cuda.current_stream().wait_stream(self.stream)
-        return result
-
-    def capture(self, inputs: Sequence[Tensor]) -> None:
-        self.inputs, self.graph = [value.clone() for value in inputs], torch.cuda.CUDAGraph()
-        stream = torch.cuda.current_stream()
-        try:  # thread_local: other threads may do with the device what they like
-            with torch.cuda.graph(self.graph, None, self.stream, "thread_local"):
-                self.result = self.step(*self.inputs)
-        except RuntimeError as error:
-            torch.cuda.set_stream(stream)
-            reason = str(error).partition("\n")[0]
-            say(f"No CUDA graph can be made here, so training is slower ({reason}).")
-            self.calls = -sys.maxsize
+        if self.calls < 4:  # libraries choose their algorithms, optimisers make their state
+            return self.step(*inputs)
+        if self.calls == 4:
+            self.inputs, self.graph = [value.clone() for value in inputs], torch.cuda.CUDAGraph()
+            try:  # thread_local: other threads may do with the device what they like
+                stream = torch.cuda.current_stream()
+                with torch.cuda.graph(self.graph, None, stream, "thread_local"):
+                    self.result = self.step(*self.inputs)
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0]
+                say(f"No CUDA graph can be made here, so training is slower ({reason}).")
+                self.calls = -sys.maxsize
+                return self.step(*inputs)
+        torch._foreach_copy_(self.inputs, inputs)
+        self.graph.replay()
+        return self.result
 
 
 # ---- pictures and curves -------------------------------------------------------------------------
@@ -806,9 +804,9 @@ def catch_signals() -> list[int]:
     caught: list[int] = []
 
     def catch(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
         caught.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, catch)
@@ -869,7 +867,9 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     parts: Dict = {"gen": gen, "dis": dis, "average": average, "opt_g": opt_g, "opt_d": opt_d}
     parts |= {"scaler": machine.scaler}
 
-    data, batch = to_device(data, machine.device), min(batch_size, len(data))
+    if machine.device.type == "cuda" and 2 * data.nbytes < torch.cuda.mem_get_info()[0]:
+        data = data.to(machine.device)
+    batch = min(batch_size, len(data))
     n_batch = len(data) // batch
     rng = Rng(machine.device).manual_seed(seed)
     if saved:
@@ -880,7 +880,7 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
         move_aside(out)
         p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
     some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64].to(data.device)
-    real = to_real(fetch(data, some, machine.device), machine)
+    real = to_real(data[some], machine)
     save_settings(out / "settings.json", settings, machine, len(data))
     say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine.name}")
     weights = [sum(w.numel() for w in net.parameters()) for net in (gen, dis)]
@@ -895,7 +895,7 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     def take_d_turn(pictures: Tensor, noise: Tensor, *mirrored: Tensor) -> Tensor:
         return d_step(gen, dis, opt_d, machine, to_real(pictures, machine, *mirrored), noise)
 
-    take_g_turn = functools.partial(g_step, gen, dis, opt_g, machine)
+    take_g_turn = partial(g_step, gen, dis, opt_g, machine)
     turns: list[Callable[..., Tensor]] = [take_d_turn, take_g_turn]
     if graphs:
         warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
@@ -913,11 +913,13 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
             if p.batch == 0:
                 p.order = torch.randperm(len(data), generator=rng, device=rng.device)
                 p.order, p.sums = p.order.to(data.device), torch.zeros_like(p.sums)
-            for index in p.order.split(batch)[p.batch : n_batch]:
+            ahead = enumerate(p.order.split(batch)[p.batch : n_batch], p.step + 1)
+            wanted = [index for step, index in ahead if step % d_every == 0]
+            pictures = read_ahead(data, wanted, machine.device)
+            for _ in range(p.batch, n_batch):
                 p.batch, p.step, p.images = p.batch + 1, p.step + 1, p.images + batch
                 if p.step % d_every == 0:
-                    pictures = fetch(data, index, machine.device)
-                    p.sums[:3] += d_turn(pictures, noise(), *mirrored())
+                    p.sums[:3] += d_turn(next(pictures), noise(), *mirrored())
                 if p.step % g_every == 0:
                     p.sums[3] += g_turn(noise())
                     update_ema(average, gen, ema_decay(ema, p.images, g_every * batch))

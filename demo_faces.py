@@ -3,7 +3,7 @@
     pip install python_avatars resvg_py
     python demo_faces.py [folder] [n]        # data/demo and 4096 unless told otherwise
 
-GAN.py calls draw() by itself when its data folder holds no pictures. Every face is a random choice
+GAN.py does it by itself when its data folder holds no pictures. Every face is a random choice
 of hair, eyes, mouth and colours from the avatar set of getavataaars.com, cropped to the face.
 """
 
@@ -11,6 +11,7 @@ import colorsys
 import re
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -162,6 +163,17 @@ def draw(folder: Path, n: int = 4096, size: int = 192, seed: int = 0) -> None:
                 pool.shutdown(cancel_futures=True)
                 raise
         part.rename(folder)
+
+
+def draw_if_missing(folder: Path, n: int, say: Callable[[str], object]) -> None:
+    """draw() if there is no such folder, and a line about it; another if a package is missing."""
+    if folder.exists():
+        return
+    try:
+        say(f"There are no pictures yet: {n:,} avatar faces are drawn to begin with.")
+        draw(folder, n)
+    except ImportError as error:
+        say(f"They can't be drawn, for {error.name} is missing: pip install -r requirements.txt")
 
 
 def main() -> None:

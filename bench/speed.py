@@ -97,10 +97,10 @@ def ours(system: str, machine: GAN.Machine, batch: int, compiled: bool = False) 
     def noise() -> Tensor:
         return torch.randn(batch, 100, 1, 1, generator=rng, device=machine.device)
 
-    indices = cycle(order[: 2048 // batch])
+    pictures = GAN.read_ahead(data, cycle(order[: 2048 // batch]), machine.device)
 
     def d_turn() -> None:
-        sums[:3] += turns[0](GAN.fetch(data, next(indices), machine.device), noise())
+        sums[:3] += turns[0](next(pictures), noise())
 
     def g_turn() -> None:
         sums[3] += turns[1](noise())
@@ -324,12 +324,12 @@ def size_of_the_set(device: str) -> list[dict[str, float]]:
         with tempfile.NamedTemporaryFile() as file:
             file.truncate(n * 64 * 64 * 3)  # a hole: nothing is read from the disk
             mapped = torch.from_file(file.name, size=n * 64 * 64 * 3, dtype=torch.uint8)
-            data = GAN.to_device(mapped.view(n, 64, 64, 3), machine.device)
-            order = torch.randperm(n, device=data.device)[: 256 * 40].split(256)
+            data = mapped.view(n, 64, 64, 3)
+            order = torch.randperm(n)[: 256 * 40].split(256)
             for _ in range(2):  # the first brings the pages into memory
                 start = time.perf_counter()
-                for index in order:
-                    GAN.to_real(GAN.fetch(data, index, machine.device), machine)
+                for pictures in GAN.read_ahead(data, order, machine.device):
+                    GAN.to_real(pictures, machine)
                 sync(machine.device)
                 spent = time.perf_counter() - start
             pictures_fetched = sum(map(len, order))
@@ -382,11 +382,12 @@ def main() -> None:
             print(f"  {contender:24} {rate:9,.1f} pictures/s  {ratio:5.2f} x plain", end="")
             print(f"  {rate / limit:4.0%} of the limit  {peak:5.2f} GB")
     about = {"command": "python bench/speed.py " + " ".join(sys.argv[1:]), "date": time.ctime()}
+    about["precision"] = str(GAN.choose_machine(args.device, "auto").dtype)[6:]
     about |= {"cpu": cpu_name(), "torch": torch.__version__, "python": platform.python_version()}
     if torch.cuda.is_available():
         about["gpu"] = torch.cuda.get_device_name()
     where = about.get("gpu", about["cpu"]).split(" x ")[0].replace(" ", "-").replace("(R)", "")
-    path = HERE / "results" / f"speed-{where}.json"
+    path = HERE / "results" / f"speed-{where}-{about['precision']}.json"
     old = json.loads(path.read_text())["results"] if path.exists() and args.only else {}
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(about | {"results": old | results}, indent=1) + "\n")

@@ -304,7 +304,7 @@ def test_parallel_decoding_keeps_the_order(
 
 def test_batches_run_from_minus_1_to_1() -> None:
     data = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 4, 4, 3)
-    batch = GAN.to_real(GAN.fetch(data, torch.tensor([2, 0, 1]), CPU.device), CPU)
+    batch = GAN.to_real(next(GAN.read_ahead(data, [torch.tensor([2, 0, 1])], CPU.device)), CPU)
     assert batch.shape == (3, 3, 4, 4)
     torch.testing.assert_close(batch[:, 0, 0, 0], torch.tensor([1.0, -1.0, -0.6]))
 

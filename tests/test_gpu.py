@@ -53,7 +53,7 @@ def test_nothing_in_a_step_waits_for_the_device() -> None:
         try:
             index = torch.randperm(64, generator=rng, device="cuda")[:16]
             noise = torch.randn(16, 100, 1, 1, generator=rng, device="cuda")
-            pictures = GAN.fetch(data, index, machine.device)
+            pictures = data[index]
             mirrored = torch.rand(16, generator=rng, device="cuda") < 0.5
             real = GAN.to_real(pictures, machine, mirrored)
             sums[:3] += GAN.d_step(gen, dis, opt_d, machine, real, noise)
@@ -113,10 +113,11 @@ def test_pictures_come_from_host_memory_as_from_the_device() -> None:
     data = torch.randint(0, 256, (50, 8, 8, 3), dtype=torch.uint8)
     device = torch.device("cuda")
     on_device = data.to(device)
-    for index in torch.randperm(50).split(7):
-        pictures = GAN.fetch(data, index, device)
-        assert pictures.is_cuda
-        assert torch.equal(pictures, GAN.fetch(on_device, index.to(device), device))
+    indices = torch.randperm(50).split(7)
+    from_host = GAN.read_ahead(data, indices, device)
+    from_device = GAN.read_ahead(on_device, [index.to(device) for index in indices], device)
+    for one, other in zip(from_host, from_device, strict=True):
+        assert one.is_cuda and torch.equal(one, other)
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32", "fp16"])

@@ -367,7 +367,7 @@ def test_a_fresh_clone_without_pictures_draws_avatars(
 def test_gan_alone_in_an_empty_folder(gan: Run, faces: Path, tmp_path: Path) -> None:
     script = copy_of_the_project(tmp_path / "alone", "GAN.py")
     said = gan(code=1, script=script)
-    assert "demo_faces" in said.stdout and "No picture that can be read in" in said.stderr
+    assert "No picture that can be read in" in said.stderr
     shutil.copytree(faces, script.parent / "data")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
