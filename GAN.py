@@ -467,7 +467,7 @@ def read_ahead(data: Tensor, indices: Iterable[Tensor], device: torch.device) ->
 
 def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> Tensor:
     """uint8 (N, S, S, 3) as float32 (N, 3, S, S) from -1 to 1, flipped where mirrored (N,)."""
-    real = batch.permute(0, 3, 1, 2).float() / 127.5 - 1
+    real = batch.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
     if mirrored is not None:
         real = torch.where(mirrored.view(-1, 1, 1, 1), real.flip(3), real)
     return real.contiguous(memory_format=machine.layout)
@@ -903,6 +903,7 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     d_turn, g_turn = turns
     began, first, notice_after = time.perf_counter(), p.step, 10.0
     caught = catch_signals()
+    sys.setswitchinterval(1e-4)  # else drawing curves, a thread, holds this one up for 5 ms a time
     done, total = (p.epoch - 1) * n_batch + p.batch, n_epoch * n_batch
     bar = tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None)
     with bar, ThreadPoolExecutor(1) as writer:

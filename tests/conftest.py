@@ -33,6 +33,15 @@ def found(pattern: str, text: str, flags: int = 0) -> tuple[str, ...]:
     return match.groups()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch  # after OMP_NUM_THREADS is set
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

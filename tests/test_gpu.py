@@ -14,10 +14,7 @@ import torch
 import GAN
 from conftest import ROOT, Run
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 
 def test_a_step_is_the_same_as_on_the_cpu() -> None:
