@@ -38,7 +38,6 @@ import sys
 import time
 import warnings
 import zipfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -218,8 +217,7 @@ def choose_machine(device: str, precision: str) -> Machine:
         mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
-        place = torch.device(device)
-        torch.zeros(1, device=Rng(place).device)
+        place = torch.zeros(1, device=Rng(device).device).device  # with its number
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"device={device} can't be used here; --device=auto finds one.") from None
     name, fast = device, "fp32"
@@ -227,6 +225,7 @@ def choose_machine(device: str, precision: str) -> Machine:
         torch.cuda.set_device(place)
         torch.cuda.set_stream(torch.cuda.Stream())  # the default one allows no CUDA graphs
         torch.backends.cudnn.benchmark = True  # batches have one shape: look for the best way once
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"  # asked for, it is what it says
         name, generation = torch.cuda.get_device_name(), torch.cuda.get_device_capability()[0]
         fast = "bf16" if generation >= 8 else "fp16" if generation == 7 else "fp32"
     if place.type == "cpu":
@@ -436,15 +435,16 @@ def read_cache(cache: Path, side: int, key: str) -> tuple[Tensor, list[str]] | N
                 return None
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
-    pixels = torch.from_file(str(cache), size=size, dtype=torch.uint8)
+    warnings.filterwarnings("ignore", ".*not writable")  # nor does anybody write
+    pixels = torch.from_numpy(np.memmap(cache, np.uint8, "r", shape=size))
     return pixels.view(-1, side, side, 3), about["skipped"]
 
 
 def read_ahead(data: Tensor, indices: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
     """The pictures at each index (N,), which is where data is, as uint8 (N, S, S, 3) on the device.
 
-    Those that come from memory, or the disk behind it, are read by a thread while earlier ones are
-    trained on, and into pinned memory for CUDA, which copies from there while it computes.
+    Those that come from memory, or the disk behind it, a thread reads and copies to the device
+    while earlier ones are trained on; to CUDA from pinned memory, which is faster.
     """
     if data.is_cuda:
         yield from (data[index] for index in indices)
@@ -454,20 +454,28 @@ def read_ahead(data: Tensor, indices: Iterable[Tensor], device: torch.device) ->
         pinned = device.type == "cuda"
         rows = torch.empty(len(index), *data.shape[1:], dtype=torch.uint8, pin_memory=pinned)
         np.take(data.numpy(), index.numpy(), 0, rows.numpy(), "clip")  # torch would take all cores
+        return rows.to(device)
+
+    def hand_over(rows: Tensor) -> Tensor:
+        if rows.is_cuda:  # made on the thread's stream, so that memory waits for this one's use
+            rows.record_stream(torch.cuda.current_stream())
         return rows
 
     with ThreadPoolExecutor(1) as reader:
-        coming: deque[Future[Tensor]] = deque()
+        coming: list[Future[Tensor]] = []
         for index in indices:
             coming.append(reader.submit(read, index))
             if len(coming) == 3:
-                yield coming.popleft().result().to(device, non_blocking=True)
-        yield from (rows.result().to(device, non_blocking=True) for rows in coming)
+                yield hand_over(coming.pop(0).result())
+        yield from (hand_over(rows.result()) for rows in coming)
 
 
 def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> Tensor:
-    """uint8 (N, S, S, 3) as float32 (N, 3, S, S) from -1 to 1, flipped where mirrored (N,)."""
-    real = batch.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    """uint8 (N, S, S, 3) as (N, 3, S, S) from -1 to 1, flipped where mirrored (N,).
+
+    In the machine's type: differences to 127.5 are exact even in bf16, so it is rounded only once.
+    """
+    real = batch.permute(0, 3, 1, 2).to(machine.dtype).sub_(127.5).div_(127.5)
     if mirrored is not None:
         real = torch.where(mirrored.view(-1, 1, 1, 1), real.flip(3), real)
     return real.contiguous(memory_format=machine.layout)
@@ -484,10 +492,7 @@ def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> 
 
 
 def convolutions(image_size: int, fm: int, end: int) -> list[tuple[int, int, int, int, int]]:
-    """(channels deep, channels shallow, kernel, stride, padding) from 1x1 up to the picture.
-
-    For 96, 32, 100: (100, 256, 4, 1, 0), (256, 128, 4, 2, 1), ..., (32, 3, 5, 3, 1).
-    """
+    """(channels deep, channels shallow, kernel, stride, padding) from 1x1 up to the picture."""
     fms, side = [fm], 4
     while image_size > 3 * side:
         fms, side = [2 * fms[0], *fms], 2 * side
@@ -552,9 +557,8 @@ def ema_decay(half_life: float, images: int, step_images: int) -> float:
 @torch.no_grad()
 def update_ema(average: Module, model: Module, decay: float) -> None:
     """average ← decay · average + (1 - decay) · model, batch norm's statistics included."""
-    old, new = [
-        [t for t in net.state_dict().values() if t.is_floating_point()] for net in (average, model)
-    ]
+    states = average.state_dict().values(), model.state_dict().values()
+    old, new = [[value for value in state if value.is_floating_point()] for state in states]
     torch._foreach_lerp_(old, new, 1 - decay)
 
 
@@ -587,7 +591,7 @@ def d_step(
         if dis.norm == "batch":  # real and fake pictures each have statistics of their own
             real_logits, fake_logits = dis(real).float(), dis(fake).float()
         else:
-            both = dis(torch.cat([real.to(fake.dtype), fake])).float()
+            both = dis(torch.cat([real, fake])).float()
             real_logits, fake_logits = both.split(len(real))
     loss = bce_d(real_logits, fake_logits)
     descend(loss, opt_d, machine.scaler)
@@ -692,13 +696,12 @@ def save_settings(path: Path, settings: Dict, machine: Machine, n_pictures: int)
 
 def save_skipped(path: Path, skipped: list[str]) -> None:
     """Write what is wrong with each picture that can't be read, and say it of the first ten."""
-    if not skipped:
-        path.unlink(missing_ok=True)
-        return
-    text = "".join(f"{line}\n" for line in skipped)
-    write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
-    some = "".join(f"\n  {line}" for line in skipped[:10])
-    say(f"{len(skipped)} pictures can't be read; {show(path)} names them all:{some}")
+    path.unlink(missing_ok=True)
+    if skipped:
+        text = "".join(f"{line}\n" for line in skipped)
+        write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+        some = "".join(f"\n  {line}" for line in skipped[:10])
+        say(f"{len(skipped)} pictures can't be read; {show(path)} names them all:{some}")
 
 
 # ---- checkpoint ----------------------------------------------------------------------------------
@@ -756,7 +759,9 @@ def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
     shapes = ("image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm")
     if other := ", ".join(changed[name] for name in shapes if name in changed):
         raise UserError(f"{show(out)} holds a run of other networks ({other}): {ways_out}.")
-    for name in changed.keys() - {"img_dir", "n_epoch", "fresh"}:
+    for name in (
+        name for name in changed if name not in ("img_dir", "n_epoch", "fresh", "dry_run")
+    ):
         too_late = ", too late to have an effect" if name in ("init", "seed") else ""
         say(f"changed since the checkpoint: {changed[name]}{too_late}")
     return saved
@@ -895,8 +900,7 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     def take_d_turn(pictures: Tensor, noise: Tensor, *mirrored: Tensor) -> Tensor:
         return d_step(gen, dis, opt_d, machine, to_real(pictures, machine, *mirrored), noise)
 
-    take_g_turn = partial(g_step, gen, dis, opt_g, machine)
-    turns: list[Callable[..., Tensor]] = [take_d_turn, take_g_turn]
+    turns: list[Callable[..., Tensor]] = [take_d_turn, partial(g_step, gen, dis, opt_g, machine)]
     if graphs:
         warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
         turns = [Graph(turn) for turn in turns]

@@ -325,7 +325,7 @@ def size_of_the_set(device: str) -> list[dict[str, float]]:
             file.truncate(n * 64 * 64 * 3)  # a hole: nothing is read from the disk
             mapped = torch.from_file(file.name, size=n * 64 * 64 * 3, dtype=torch.uint8)
             data = mapped.view(n, 64, 64, 3)
-            order = torch.randperm(n)[: 256 * 40].split(256)
+            order = torch.randint(n, (256 * 40,)).split(256)
             for _ in range(2):  # the first brings the pages into memory
                 start = time.perf_counter()
                 for pictures in GAN.read_ahead(data, order, machine.device):

@@ -97,6 +97,7 @@ def test_a_graph_does_what_its_steps_do(norm: str) -> None:
 def test_what_cannot_be_captured_runs_as_it_is() -> None:
     code = """
 import torch, GAN
+GAN.choose_machine("cuda", "fp32")  # its stream allows graphs
 turn = GAN.Graph(lambda x: x * x.sum().item())  # waits for the device
 for value in range(1, 7):
     assert turn(torch.full((2,), float(value), device="cuda")).tolist() == [2.0 * value**2] * 2
