@@ -1,9 +1,10 @@
 """How fast does GAN.py train, beside the tutorials' loop and beside what the machine could do?
 
     python bench/speed.py [--only=NAME] [--rounds=3] [--device=auto]     into results/speed-*.json
+    python bench/speed.py --only=NAME --profile     where the time goes: GAN.py and the plain loop
 
-For each system (image size, feature maps, batch) this times in turn, round by round, each in a
-process of its own that waits for its turns:
+For each system (image size, feature maps, batch) this times in turn, round by round, each in a new
+process every time (for how a process's memory happens to lie decides about a tenth of its speed):
 
   GAN.py      the functions that train() calls, with the machine's own precision and layout
   variants    the same in other precisions and layouts (the first system only), and with networks
@@ -26,6 +27,7 @@ import argparse
 import json
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -235,10 +237,7 @@ def contenders(system: str, auto: GAN.Machine, compiled: bool) -> list[str]:
 
 
 def contend(system: str, auto: GAN.Machine, name: str) -> None:
-    """One contender in its own process: builds and warms up, then times a round for every line.
-
-    It prints what it took to get ready, then seconds a picture, round by round.
-    """
+    """One contender in its own process: builds, warms up, and prints how long a picture takes."""
     size, _, batch, g_every, _, small = SYSTEMS[system]
     device = auto.device
     batch = small if device.type == "cpu" else batch
@@ -261,14 +260,12 @@ def contend(system: str, auto: GAN.Machine, name: str) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         if device.type == "cuda":
             peak = torch.cuda.max_memory_reserved(device)
-        about = {"ready_seconds": time.perf_counter() - start, "peak_bytes": peak}
-        print(json.dumps(about | {"batch": batch}), flush=True)
-        for _ in sys.stdin:
-            d, g = (
-                seconds_of(step, device, least)
-                for step, least in zip(steps, (3.0, 3.0 / g_every), strict=True)
-            )
-            print((d + g / g_every) / batch, flush=True)
+        about = {"ready_seconds": time.perf_counter() - start, "peak_bytes": peak, "batch": batch}
+        d, g = (
+            seconds_of(step, device, least)
+            for step, least in zip(steps, (3.0, 3.0 / g_every), strict=True)
+        )
+        print(json.dumps(about | {"seconds_per_picture": (d + g / g_every) / batch}))
 
 
 def count(system: str, auto: GAN.Machine) -> dict[str, float]:
@@ -295,25 +292,63 @@ def measure(system: str, device: str, rounds: int, compiled: bool) -> dict[str, 
     """All contenders for one system, in turn; the medians of their rounds."""
     auto = GAN.choose_machine(device, "auto")
     command = [sys.executable, __file__, f"--only={system}", f"--device={device}", "--contender"]
-    running: dict[str, subprocess.Popen] = {}
     ready: dict[str, Any] = {}
     times: dict[str, list[float]] = {}
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    for name in tqdm(contenders(system, auto, compiled), f"{system} getting ready", disable=None):
-        running[name] = subprocess.Popen([*command, name], **pipes)
-        ready[name] = json.loads(running[name].stdout.readline())  # type: ignore[union-attr]
-        times[name] = []
-    for _ in tqdm(range(rounds), f"{system} rounds", disable=None):
-        for name, process in running.items():
-            assert process.stdin and process.stdout
-            print(file=process.stdin, flush=True)
-            times[name].append(float(process.stdout.readline()))
-    for process in running.values():
-        process.communicate()
+    turns = [name for _ in range(rounds) for name in contenders(system, auto, compiled)]
+    for name in tqdm(turns, system, disable=None):
+        ready[name] = json.loads(subprocess.check_output([*command, name]))
+        times.setdefault(name, []).append(ready[name].pop("seconds_per_picture"))
     rates = {name: 1 / statistics.median(spent) for name, spent in times.items()}
     row = {"pictures_per_second": rates, "seconds_per_picture": times, "ready": ready}
     about = {"precision": str(auto.dtype)[6:], "machine": auto.name}
     return row | about | {"batch": ready["GAN.py"]["batch"]} | count(system, auto)
+
+
+GROUPS = {  # what the profile adds up, by the beginnings of operations' names
+    "convolutions, backward": ("convolution_backward",),
+    "convolutions": ("mkldnn_convolution", "cudnn_convolution_", "cudnn_convolution"),
+    "transposed convolutions": ("_convolution", "cudnn_convolution_transpose", "slow_conv_trans"),
+    "activations": ("leaky_relu", "relu", "clamp_min", "threshold", "tanh"),
+    "batch norm": ("native_batch_norm", "cudnn_batch_norm"),
+    "optimiser and average": ("_fused_adam", "_foreach", "lerp", "addcdiv", "addcmul", "sqrt"),
+}
+
+
+def profiled(system: str, machine: GAN.Machine, name: str) -> dict[str, float]:
+    """Milliseconds by group for as many steps of D as belong to one of G, and that one."""
+    from torch.profiler import ProfilerActivity, profile
+
+    size, _, batch, g_every, _, small = SYSTEMS[system]
+    cuda = machine.device.type == "cuda"
+    batch = batch if cuda else small
+    if name == "plain":
+        d_turn, g_turn = plain(system, machine.device, batch, in_memory(batch, size))
+    else:
+        d_turn, g_turn = ours(system, machine, batch)
+    for _ in range(5):
+        d_turn(), g_turn()
+    sync(machine.device)
+    start = time.perf_counter()
+    for _ in range(g_every):
+        d_turn()
+    g_turn()
+    sync(machine.device)
+    spent = {"the clock, not profiled": 1000 * (time.perf_counter() - start)}
+    kinds = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]
+    with profile(activities=kinds) as profiler:
+        for _ in range(g_every):
+            d_turn()
+        g_turn()
+        sync(machine.device)
+    for event in profiler.key_averages():
+        own = event.self_device_time_total if cuda else event.self_cpu_time_total
+        operation = event.key.removeprefix("aten::")
+        fitting = [
+            (len(s), g) for g, starts in GROUPS.items() for s in starts if operation.startswith(s)
+        ]
+        group = max(fitting)[1] if fitting else "the rest"
+        spent[group] = spent.get(group, 0) + own / 1000
+    return spent
 
 
 def size_of_the_set(device: str) -> list[dict[str, float]]:
@@ -353,6 +388,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compiled", action="store_true", help="measure torch.compile as well")
+    parser.add_argument("--profile", action="store_true", help="where the time of --only goes")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contender:
@@ -361,7 +397,21 @@ def main() -> None:
             machine = GAN.Machine(torch.device(kind), torch.float32, torch.contiguous_format, "")
         else:
             machine = GAN.choose_machine(args.device, "auto")
-        contend(args.only, machine, args.contender)
+        if args.profile:
+            print(json.dumps(profiled(args.only, machine, args.contender)))
+        else:
+            contend(args.only, machine, args.contender)
+        return
+    if args.profile:
+        system = args.only or "96/32/256"
+        command = [sys.executable, __file__, f"--only={system}", f"--device={args.device}"]
+        both = [
+            json.loads(subprocess.check_output([*command, "--profile", f"--contender={name}"]))
+            for name in ("plain", "GAN.py")
+        ]
+        print(f"{system}: ms for {SYSTEMS[system][3]} steps of D and one of G    plain     GAN.py")
+        for group in sorted(both[0].keys() | both[1].keys(), key=lambda g: -both[0].get(g, 0)):
+            print(f"  {group:46} {both[0].get(group, 0):8.1f}   {both[1].get(group, 0):8.1f}")
         return
     results: dict[str, Any] = {}
     for name in [args.only] if args.only else [*SYSTEMS, "size"]:
@@ -381,16 +431,22 @@ def main() -> None:
             ratio, peak = rate / rates["plain"], row["ready"][contender]["peak_bytes"] / 1e9
             print(f"  {contender:24} {rate:9,.1f} pictures/s  {ratio:5.2f} x plain", end="")
             print(f"  {rate / limit:4.0%} of the limit  {peak:5.2f} GB")
-    about = {"command": "python bench/speed.py " + " ".join(sys.argv[1:]), "date": time.ctime()}
+    done = {
+        "command": shlex.join(["python", "bench/speed.py", *sys.argv[1:]]),
+        "date": time.ctime(),
+    }
+    about = {"runs": dict.fromkeys(results, done)}
     about["precision"] = str(GAN.choose_machine(args.device, "auto").dtype)[6:]
     about |= {"cpu": cpu_name(), "torch": torch.__version__, "python": platform.python_version()}
     if torch.cuda.is_available():
         about["gpu"] = torch.cuda.get_device_name()
     where = about.get("gpu", about["cpu"]).split(" x ")[0].replace(" ", "-").replace("(R)", "")
     path = HERE / "results" / f"speed-{where}-{about['precision']}.json"
-    old = json.loads(path.read_text())["results"] if path.exists() and args.only else {}
+    if path.exists() and args.only:
+        old = json.loads(path.read_text())
+        about["runs"], results = old.get("runs", {}) | about["runs"], old["results"] | results
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(about | {"results": old | results}, indent=1) + "\n")
+    path.write_text(json.dumps(about | {"results": results}, indent=1) + "\n")
     print(f"\n{path}")
 
 

@@ -124,7 +124,8 @@ def main() -> None:
     about |= {"cpu": cpu_name(), "cores": cores, "date": time.ctime()}
     about |= {"torch": GAN.torch.__version__, "python": platform.python_version()}
     name = cpu_name().split(" x ")[0].replace(" ", "-").replace("(R)", "")
-    path = HERE / "results" / f"startup-{name}.json"
+    precision = str(GAN.choose_machine("cpu", "auto").dtype)[6:]  # tells older cores from newer
+    path = HERE / "results" / f"startup-{name}-{precision}.json"
     path.write_text(json.dumps(about | {"seconds": seconds, "all": times}, indent=1) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
 import os
 import shutil
@@ -279,6 +280,21 @@ def test_zips_in_one_folder_have_their_own_caches(
         for i in range(2):
             assert load(tmp_path / f"{i}.zip", tmp_path / "img")[0] == [(i, i, i)]
         monkeypatch.delattr(GAN, "decode_all", raising=False)  # the second time from the caches
+
+
+def test_a_cache_larger_than_memory_is_mapped(tmp_path: Path) -> None:
+    side, n = 256, 2**20  # 206 GB, all a hole
+    size = n * side * side * 3
+    about = json.dumps({"key": "key", "size": size, "skipped": ["x"]}).encode()
+    with open(tmp_path / "cache", "wb") as file:
+        file.seek(size)
+        file.write(about + len(about).to_bytes(8, "little"))
+    read = GAN.read_cache(tmp_path / "cache", side, "key")
+    assert read and read[0].shape == (n, side, side, 3) and read[1] == ["x"]
+    indices = [torch.tensor([0, n - 1])] * 4
+    batches = list(GAN.read_ahead(read[0], indices, CPU.device))
+    assert [batch.shape for batch in batches] == [(2, side, side, 3)] * 4
+    assert not any(batch.any() for batch in batches)
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
