@@ -431,8 +431,8 @@ def main() -> None:
             ratio, peak = rate / rates["plain"], row["ready"][contender]["peak_bytes"] / 1e9
             print(f"  {contender:24} {rate:9,.1f} pictures/s  {ratio:5.2f} x plain", end="")
             print(f"  {rate / limit:4.0%} of the limit  {peak:5.2f} GB")
-    command = shlex.join(["python", "bench/speed.py", *sys.argv[1:]])
-    runs = dict.fromkeys(results, {"command": command, "date": time.ctime()})
+    run = {"command": shlex.join(["python", "bench/speed.py", *sys.argv[1:]]), "date": time.ctime()}
+    runs = {name: {**run} for name in results}
     about: dict[str, Any] = {"runs": runs}
     about["precision"] = str(GAN.choose_machine(args.device, "auto").dtype)[6:]
     about |= {"cpu": cpu_name(), "torch": torch.__version__, "python": platform.python_version()}
