@@ -39,12 +39,12 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
-from itertools import count, pairwise
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -456,18 +456,17 @@ def read_ahead(data: Tensor, indices: Iterable[Tensor], device: torch.device) ->
         np.take(data.numpy(), index.numpy(), 0, rows.numpy(), "clip")  # torch would take all cores
         return rows.to(device)
 
-    def hand_over(rows: Tensor) -> Tensor:
-        if rows.is_cuda:  # made on the thread's stream, so that memory waits for this one's use
-            rows.record_stream(torch.cuda.current_stream())
-        return rows
-
+    indices = iter(indices)
     with ThreadPoolExecutor(1) as reader:
-        coming: list[Future[Tensor]] = []
-        for index in indices:
-            coming.append(reader.submit(read, index))
-            if len(coming) == 3:
-                yield hand_over(coming.pop(0).result())
-        yield from (hand_over(rows.result()) for rows in coming)
+        coming = [reader.submit(read, index) for index in islice(indices, 2)]
+        while coming:
+            coming += [reader.submit(read, index) for index in islice(indices, 1)]
+            rows = coming.pop(0).result()
+            if (
+                rows.is_cuda
+            ):  # made on the thread's stream: memory must wait for this one's use, too
+                rows.record_stream(torch.cuda.current_stream())
+            yield rows
 
 
 def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> Tensor:
