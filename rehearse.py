@@ -30,12 +30,14 @@ def rehearse(gan: ModuleType, root: Path, img: Path) -> None:
         gan.load_checkpoint(img, {name: getattr(gan, name) for name in gan.RULES})
     out = Path(tempfile.mkdtemp(prefix="GAN-"))
     turn = max(gan.d_every, gan.g_every)  # batches until both networks have had one
-    if machine.device.type == "cuda":
-        turn *= 5  # CUDA graphs are made at the fourth
-    start = time.perf_counter()
-    data, found, skipped = some_pictures(gan, root, img, out, min(turn, 20) * gan.batch_size)
+    # CUDA graphs are made in the fourth turn; elsewhere a second's worth of steps will do
+    turn = 5 * turn if machine.device.type == "cuda" else max(turn, 10)
+    n = max(min(turn, 20) * gan.batch_size, 2000)  # enough to tell how fast they are read
+    data, found, skipped, seconds = some_pictures(gan, root, img, out, n)
     tried = len(data) + len(skipped)
-    reading = (time.perf_counter() - start) * found / tried
+    data, reading = data[: min(turn, 20) * gan.batch_size], seconds * found / tried
+    import matplotlib.figure  # noqa: F401 # now, and not beside the steps that are timed
+    import torchvision.utils  # noqa: F401
 
     batch = min(gan.batch_size, len(data))
     half = math.ceil(turn / (len(data) // batch))  # epochs of these pictures until both had a turn
@@ -75,20 +77,25 @@ def check_disk(gan: ModuleType, folder: Path, need: int, may_be_read_only: bool 
 
 def some_pictures(
     gan: ModuleType, root: Path, img: Path, out: Path, n: int
-) -> tuple[Tensor, int, list[str]]:
-    """About n pictures, uint8 (n, S, S, 3); how many there are; unreadable ones among the n."""
+) -> tuple[Tensor, int, list[str], float]:
+    """About n pictures, uint8 (n, S, S, 3); how many there are; unreadable ones among the n;
+    seconds that it took to decode those.
+    """
     demo = gan.DEMO if gan.DEMO.exists() else out / "demo"
-    folder, files = gan.find_pictures(root, img, demo, min(n, gan.N_DEMO))
+    few = min(n, max(640, gan.batch_size), gan.N_DEMO)  # avatars, which take longer to draw
+    folder, files = gan.find_pictures(root, img, demo, few)
     members = gan.list_members(folder, files)
     pixels, side = out / "pictures", gan.image_size
     pixels.touch()
+    start = time.perf_counter()
     skipped = gan.decode_all(folder, members[:: max(1, len(members) // n)], side, str(pixels))
+    seconds = time.perf_counter() - start
     if not (size := pixels.stat().st_size):
         raise gan.no_pictures(root, skipped)
     data = torch.from_file(str(pixels), size=size, dtype=torch.uint8).view(-1, side, side, 3)
     with suppress(OSError):  # Windows deletes no mapped file
         pixels.unlink()
-    return data, gan.N_DEMO if folder == out / "demo" else len(members), skipped
+    return data, gan.N_DEMO if folder == out / "demo" else len(members), skipped, seconds
 
 
 def memory(device: torch.device) -> tuple[int, int]:
