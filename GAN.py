@@ -706,7 +706,7 @@ def save_skipped(path: Path, skipped: list[str]) -> None:
 # ---- checkpoint ----------------------------------------------------------------------------------
 
 FORMAT = "GAN.py 2"
-RUN_FILES = ("real.png", "epoch-*.png", "losses.csv", "settings.json", "*.pt")
+RUN_FILES = ("real.png", "epoch-*.png", "losses.csv", "settings.json", "skipped.txt", "*.pt")
 
 
 @dataclass
@@ -881,7 +881,6 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
         opt_g.param_groups[0].update(options, lr=lr_g)  # the settings rule, not the checkpoint
         opt_d.param_groups[0].update(options, lr=lr_d)
     else:
-        move_aside(out)
         p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
     some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64].to(data.device)
     real = to_real(data[some], machine)
@@ -981,6 +980,8 @@ def main() -> None:
             return rehearse(sys.modules[__name__], root, out)
         machine = choose_machine(device, precision)
         data, skipped = load_pictures(root, image_size, out)
+        if fresh or not (out / "checkpoint.pt").exists():
+            move_aside(out)
         save_skipped(out / "skipped.txt", skipped)
         train(out, data, machine, n_epoch)
     except (UserError, ImportError) as error:
