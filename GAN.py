@@ -87,12 +87,8 @@ beta2 = 0.999  # Adam's memory of the squared gradient
 ema = 50_000  # half-life of the generator's moving average, in pictures; 0: no average
 
 # how good it is
-score_by = (
-    "lite0"  # "lite0", "inception-v3-compat" (FID), "clip-vit-b-32", "dinov2-vit-s-14", "none"
-)
-score_weights = (
-    ""  # file with weights of that network; "": lite0 brings them, others are downloaded
-)
+score_by = "lite0"  # network that judges: "lite0", "inception-v3-compat" (FID), ...; "none"
+score_weights = ""  # file with its weights; "": downloaded, except lite0's, which pip brings
 score_every = 0  # epochs between two scores; 0: one with every grid
 
 # what comes out

@@ -49,6 +49,7 @@ from tqdm import tqdm
 import GAN
 from GAN import UserError
 
+STUCK = 1000  # steps of the generator without a better score that are too many
 N_SCORE = 1000  # pictures of each kind behind a score while training: it depends on their number
 N_THUMBNAILS = 50_000  # training pictures, at most, among which the nearest is looked for
 N_NEAREST = 500  # drawn pictures for which it is
@@ -112,7 +113,9 @@ def load_network(name: str, weights: str, device: torch.device) -> FeatureExtrac
         if weights and not name.startswith("clip"):  # those are TorchScript
             torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity runs code
         options: dict[str, Any] = {"feature_extractor_weights_path": weights or None}
-        with torch.random.fork_rng():  # first weights are drawn, and the training goes on as if not
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # first weights are drawn, and the training goes on as if not
             return create_feature_extractor(name, layers, False, verbose=False, **options).to(
                 device
             )
@@ -270,6 +273,8 @@ class Scorer:
         What is known of real pictures is kept in a file in the first of `places` that can be
         written to, under a key made of the pictures, the network and its weights.
         """
+        if len(data) < 4:
+            raise UserError("a score takes 4 pictures, and means little with less than 100")
         rng = torch.Generator().manual_seed(0)
         self.noise = torch.randn(N_SCORE, noise_size, 1, 1, generator=rng)
         self.step, self.network = step, load_network(network, weights, device)
@@ -333,23 +338,55 @@ class Scorer:
 
 
 def diagnose(history: list[Row], step: int) -> dict[str, str]:
-    """What is wrong with a run, by the kind of fault: evidence, and what to try.
+    """What is wrong with a run, by the kind of fault: the evidence, and what to try.
 
     history: the rows of losses.csv, the last of them with a score. step: pictures that the
-    discriminator sees to a step of the generator, batch_size · g_every. The thresholds are between
-    what bench/health.py measured on healthy and on broken runs; report.md has the table. A low
-    loss_d and a high loss_g for hundreds of steps are healthy: so are D(x) = 1 and D(G(z)) = 0.
+    discriminator sees to a step of the generator, batch_size · g_every. The thresholds lie between
+    what bench/health.py measured on healthy and on broken runs; report.md has the table. Healthy
+    runs have shown D(x) = 1, D(G(z)) = 0 and one picture for every noise for their first 300 steps
+    of the generator. So neither is a fault unless the score has not improved for a thousand.
     """
     scored = [row for row in history if row.get("score") is not None]
-    now, best = scored[-1], min(scored, key=lambda row: row["score"])
-    since = (now["images"] - best["images"]) / step  # steps of the generator without a better score
-    recent = [row for row in history if now["images"] - row["images"] < 1000 * step]
+    now, last = scored[-1], scored[-2] if len(scored) > 1 else None
+    best = scored[0]
+    for row in scored:  # a better score is one by a hundredth, for chance makes small differences
+        best = row if row["score"] < 0.99 * best["score"] else best
+    stuck = (now["images"] - best["images"]) / step  # steps of the generator
+    recent = [row for row in history if row["images"] > now["images"] - STUCK * step]
     found = {}
+
+    def in_all(name: str, least: float, most: float) -> bool:
+        values = [row[name] for row in recent if row[name] is not None]
+        return bool(values) and all(least <= value <= most for value in values)
+
+    if last and now["score"] == last["score"]:
+        found["frozen"] = (
+            f"The generator has not changed since epoch {last['epoch']}: it gets no turns, or "
+            "steps too small to see. Look at g_every and lr_g."
+        )
+    elif last and max(row["loss_g"] or 0 for row in (last, now)) < 0.05:
+        found["discriminator beaten"] = (
+            f"The discriminator takes everything that is drawn for real (loss_g "
+            f"{now['loss_g']:.4f}), so the generator learns nothing. Let it learn more: a smaller "
+            "d_every, a larger lr_d or dis_fm, a smaller lr_g."
+        )
+    elif stuck > STUCK and in_all("d_real", 0.98, 1) and in_all("d_fake", 0, 0.02):
+        found["discriminator has won"] = (
+            f"The discriminator has won: D(x) {now['d_real']:.4f}, D(G(z)) {now['d_fake']:.4f}, "
+            f"and no better score for {stuck:.0f} steps of the generator. Start anew with "
+            "dis_norm=batch, a smaller lr_d or dis_fm, or g_every=1."
+        )
+    elif stuck > STUCK:
+        found["flat"] = (
+            f"Nothing has improved since epoch {best['epoch']} (score {best['score']:.1f}; now "
+            f"{now['score']:.1f}), {stuck:.0f} steps of the generator ago. It is time to stop: "
+            "generator-best.pt has the best. A longer ema, lower rates or wider networks may help."
+        )
     if now["novelty"] < 0.4:
         found["copies"] = (
-            f"The generator copies: its pictures are {now['novelty']:.2f} times as far from the "
-            "nearest training picture as those are from each other. More pictures help, flip=True, "
-            "and an end: generator-best.pt is from before."
+            f"The generator copies: the nearest training picture is {now['novelty']:.2f} times as "
+            "far from what it draws as from other training pictures. Give it more pictures, mirror "
+            "them (flip=True), or take an earlier generator."
         )
     return found
 

@@ -39,6 +39,10 @@ def rehearse(gan: ModuleType, root: Path, img: Path) -> None:
     import matplotlib.figure  # noqa: F401 # now, and not beside the steps that are timed
     import torchvision.utils  # noqa: F401
 
+    if gan.score_by != "none":
+        with suppress(ImportError):  # training says so
+            import evaluate  # noqa: F401
+
     batch = min(gan.batch_size, len(data))
     half = math.ceil(turn / (len(data) // batch))  # epochs of these pictures until both had a turn
     history = gan.train(out, data, machine, n_epoch=2 * half)
@@ -52,7 +56,8 @@ def rehearse(gan: ModuleType, root: Path, img: Path) -> None:
     for line in skipped[:10]:
         say(f"  {line}")
     say(f"time: {gan.in_time(reading)} to read them, once; {gan.in_time(images / rate)} to train")
-    say(f"  {gan.n_epoch} epochs at {rate:.0f} pictures/s on {machine.name}, grids left out")
+    say(f"  {gan.n_epoch} epochs at {rate:.0f} pictures/s on {machine.name}")
+    say("  (grids and scores left out)")
     used, there = memory(machine.device)
     say(f"memory: {used / 1e9:.1f} GB of {there / 1e9:.1f} GB")
     if used > there:

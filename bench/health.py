@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ RESULTS = HERE / "results" / "health.json"
 SMALL = ["--image_size=48", "--gen_fm=16", "--dis_fm=16", "--seed=1"]
 QUICK = ["recipes/quick96.py", *SMALL, "--save_every=1000000"]  # batches of 64, batch norm in D
 PLAIN = [*SMALL, "--save_every=1000000"]  # the default: batches of 256, G learns from every fifth
+SMALLER = [*PLAIN, "--batch_size=64"]  # four times as many steps to a picture
 NEVER = 10**9
 
 # name: (pictures, how many, epochs, epochs between scores, words, what is wrong or "")
@@ -49,11 +51,13 @@ RUNS: dict[str, tuple[str, int, int, int, list[str], str]] = {
     "quick, both rates × 50": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=0.01", "--lr_d=0.01"], "?"),
     "quick, lr_g × 50": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=0.01"], "collapse"),
     "quick, lr_d × 50": ("faces", 4000, 24, 2, [*QUICK, "--lr_d=0.01"], "?"),
-    "default, both rates × 50": (
-        "faces", 4000, 120, 10, [*PLAIN, "--lr_g=0.01", "--lr_d=0.01"], "rates",
+    "default, batch 64": ("faces", 4000, 100, 8, SMALLER, ""),
+    "default, batch 64, avatars": ("avatars", 4000, 100, 8, SMALLER, ""),
+    "default, batch 64, both rates × 50": (
+        "faces", 4000, 100, 8, [*SMALLER, "--lr_g=0.01", "--lr_d=0.01"], "?",
     ),
-    "default, lr_g × 50": ("faces", 4000, 120, 10, [*PLAIN, "--lr_g=0.01"], "rates"),
-    "default, lr_d × 50": ("faces", 4000, 120, 10, [*PLAIN, "--lr_d=0.01"], "D won"),
+    "default, batch 64, lr_g × 50": ("faces", 4000, 100, 8, [*SMALLER, "--lr_g=0.01"], "?"),
+    "default, batch 64, lr_d × 50": ("faces", 4000, 100, 8, [*SMALLER, "--lr_d=0.01"], "D won"),
     "D without updates": ("faces", 4000, 16, 1, [*QUICK, f"--d_every={NEVER}"], "D beaten"),
     "G without updates": ("faces", 4000, 120, 10, [*PLAIN, f"--g_every={NEVER}"], "D won"),
     "rates × 1e-5": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=2e-9", "--lr_d=2e-9"], "flat"),
@@ -87,6 +91,19 @@ def all_remarks(history: list[dict[str, Any]], step: int) -> list[str]:
         if row["score"] is not None:
             said += [f"epoch {row['epoch']}: {text}" for text in remarks(history[:i], step)]
     return said
+
+
+def interleaving(history: list[dict[str, Any]]) -> tuple[float, float] | None:
+    """How much the losses alternate, which one of the five reports takes for a good sign: the share
+    of epochs in which one rises as the other falls, and the share in which their curves cross.
+    """
+    pairs = [(r["loss_d"], r["loss_g"]) for r in history if None not in (r["loss_d"], r["loss_g"])]
+    if len(pairs) < 3:
+        return None
+    steps = list(pairwise(pairs))
+    opposite = sum((d2 - d1) * (g2 - g1) < 0 for (d1, g1), (d2, g2) in steps)
+    crossed = sum((d1 - g1) * (d2 - g2) < 0 for (d1, g1), (d2, g2) in steps)
+    return round(opposite / len(steps), 3), round(crossed / len(steps), 3)
 
 
 def thin(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -134,7 +151,10 @@ def main() -> None:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     for name, run in results["runs"].items():
         run["remarks"] = all_remarks(run["history"], run["step"])
-        print(f"\n{name} ({run['fault'] or 'healthy'})", *run["remarks"], sep="\n  ")
+        run["interleaving"] = interleaving(run["history"])
+        scores = [row["score"] for row in run["history"] if row["score"] is not None]
+        print(f"\n{name} ({run['fault'] or 'healthy'}): scores {scores}")
+        print(f"interleaving {run['interleaving']}", *run["remarks"], sep="\n  ")
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -296,6 +296,18 @@ def test_where_there_can_be_no_score_training_goes_on(
     assert len(rows(tmp_path / "img")) == 2
 
 
+def test_a_score_of_very_few_pictures(gan: Run, faces: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for n, path in enumerate(sorted(faces.glob("*.png"))[:5], 1):
+        shutil.copy(path, few)
+        if n in (1, 3, 4, 5):
+            out = f"--img_dir={tmp_path / str(n)}"
+            said = gan(f"--data_dir={few}", "--n_epoch=2", "--g_every=1", LITE0, out).stdout
+            assert ("a score takes 4 pictures" in said) == (n < 4)
+            assert all((row["score"] != "") == (n >= 4) for row in rows(tmp_path / str(n)))
+
+
 def test_weights_are_data(gan: Run, faces: Path, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple:

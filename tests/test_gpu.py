@@ -132,3 +132,27 @@ def test_a_run_and_going_on(gan: Run, faces: Path, tmp_path: Path, precision: st
     assert "another kind of device" in said
     said = gan(*words, "--n_epoch=10", "--g_every=2").stdout
     assert "another kind of device" in said and "No CUDA graph" not in said
+
+
+def test_a_score_is_the_same_as_on_the_cpu(tmp_path: Path) -> None:
+    import evaluate
+
+    torch.manual_seed(0)
+    rough = torch.rand(200, 3, 6, 6)
+    smooth = torch.nn.functional.interpolate(rough, (64, 64), mode="bicubic").clamp(0, 1)
+    data = (smooth * 255).byte().permute(0, 2, 3, 1).contiguous()
+    gen = GAN.Generator(64, 20, 8)
+    found = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        for place in (data, data.to(device)):
+            scorer = evaluate.Scorer(place, 20, 64, device, "lite0", "", [tmp_path / str(device)])
+            found.append(scorer.measure(gen.to(device)))
+    for measured in found[1:]:
+        assert measured == pytest.approx(found[0], rel=0.02)
+
+
+def test_a_run_with_a_score(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--device=cuda", "--score_by=lite0", "--n_epoch=4"]
+    said = gan(*words, "--save_every=2", "--g_every=1").stdout
+    assert said.count("(floor ") == 3 and "No CUDA graph" not in said
+    assert (tmp_path / "img" / "generator-best.pt").exists()

@@ -18,7 +18,8 @@ DEFAULTS = {
     "dis_fm": 32, "dis_norm": "none", "init": "torch", "batch_size": 256, "d_every": 1,
     "g_every": 5, "n_epoch": 200, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.5, "beta2": 0.999,
     "img_dir": "img", "save_every": 10, "fresh": False, "dry_run": False, "device": "auto",
-    "precision": "auto", "compile": True,
+    "precision": "auto", "compile": True, "score_by": "lite0", "score_weights": "",
+    "score_every": 0,
 }  # fmt: skip
 
 
