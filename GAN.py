@@ -879,14 +879,12 @@ def is_best(history: list[Dict]) -> bool:
     return score is not None and score <= min(row.get("score") or score for row in history)
 
 
-def check_losses(sums: list[float], epoch: int, out: Path) -> None:
+def check_losses(sums: list[float], epoch: int) -> None:
     """UserError, before anything bad is saved, if an epoch's losses are not finite."""
     if not all(map(math.isfinite, sums)):
-        kept = out / "checkpoint.pt"
-        say(f"{show(kept)} holds the last good state." if kept.exists() else "No state was saved.")
         raise UserError(
             f"in epoch {epoch} the losses are no longer numbers. Start again with lower --lr_g and "
-            "--lr_d, or with --precision=fp32: it goes on from the last good state."
+            "--lr_d, or with --precision=fp32: it goes on from the last good state, if any."
         )
 
 
@@ -1016,7 +1014,7 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
                 if caught:
                     break
             sums = p.sums.tolist()  # waits for the device, so that the clock below is right
-            check_losses(sums, p.epoch, out)
+            check_losses(sums, p.epoch)
             p.seconds += time.perf_counter() - start
             if p.batch == n_batch:
                 row = epoch_row(p, sums, batch, d_every, g_every)

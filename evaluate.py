@@ -321,7 +321,7 @@ class Scorer:
         median, in multiples of the same among training pictures. Both are about 1 if all is well.
         """
         pictures = torch.cat(list(draw(gen, self.noise)))
-        features = look(self.network, [pictures])[0][: self.n]
+        features = look(self.network, [pictures[: self.n]])[0]
         real = {name: self.real[name].numpy() for name in ("mu", "sigma")}
         apart = nearest(features, features, 1, leave_out=0)[0].median()
         some = pictures[:N_NEAREST]
@@ -352,40 +352,51 @@ def diagnose(history: list[Row], step: int) -> dict[str, str]:
     for row in scored:  # a better score is one by a hundredth, for chance makes small differences
         best = row if row["score"] < 0.99 * best["score"] else best
     stuck = (now["images"] - best["images"]) / step  # steps of the generator
+    still = f"no better score for {stuck:.0f} steps of the generator"
     recent = [row for row in history if row["images"] > now["images"] - STUCK * step]
+    real, fake = ([row[k] for row in recent if row[k] is not None] for k in ("d_real", "d_fake"))
+    loss_d, loss_g = (now[k] or 0 for k in ("loss_d", "loss_g"))
+    most_varied = max(row["variety"] for row in scored)
+    same = f"the pictures are {now['variety']:.2f} times as varied as real ones"
     found = {}
-
-    def in_all(name: str, least: float, most: float) -> bool:
-        values = [row[name] for row in recent if row[name] is not None]
-        return bool(values) and all(least <= value <= most for value in values)
-
-    if last and now["score"] == last["score"]:
+    if loss_d > 5 or loss_g > 30:
+        found["diverged"] = (
+            f"The losses are out of bounds (loss_d {loss_d:.3g}, loss_g {loss_g:.3g}): one network "
+            "makes steps that are too large. Start anew with lower lr_g and lr_d."
+        )
+    elif last and now["score"] == last["score"]:
         found["frozen"] = (
-            f"The generator has not changed since epoch {last['epoch']}: it gets no turns, or "
-            "steps too small to see. Look at g_every and lr_g."
+            f"The generator has not changed since epoch {last['epoch']}: it has no turns, or its "
+            "steps are too small to see. Look at g_every and lr_g."
         )
-    elif last and max(row["loss_g"] or 0 for row in (last, now)) < 0.05:
+    elif last and max(row["loss_g"] or 1 for row in (last, now)) < 0.05:
         found["discriminator beaten"] = (
-            f"The discriminator takes everything that is drawn for real (loss_g "
-            f"{now['loss_g']:.4f}), so the generator learns nothing. Let it learn more: a smaller "
-            "d_every, a larger lr_d or dis_fm, a smaller lr_g."
+            f"The discriminator takes all that is drawn for real (loss_g {loss_g:.4f}), so the "
+            "generator learns nothing from it. Let it learn more: a smaller d_every, a larger lr_d "
+            "or dis_fm, a smaller lr_g."
         )
-    elif stuck > STUCK and in_all("d_real", 0.98, 1) and in_all("d_fake", 0, 0.02):
+    elif now["variety"] < most_varied / 3 and most_varied > 0.3:
+        found["collapsed"] = (
+            f"The generator has collapsed: {same}, and were {most_varied:.2f} times. Start anew "
+            "with a lower lr_g, a larger batch_size or dis_norm=batch; generator-best.pt is from "
+            "before."
+        )
+    elif stuck > STUCK and real and fake and min(real) > 0.98 and max(fake) < 0.02:
         found["discriminator has won"] = (
             f"The discriminator has won: D(x) {now['d_real']:.4f}, D(G(z)) {now['d_fake']:.4f}, "
-            f"and no better score for {stuck:.0f} steps of the generator. Start anew with "
-            "dis_norm=batch, a smaller lr_d or dis_fm, or g_every=1."
+            f"{still}, and {same}. Start anew with dis_norm=batch, g_every=1, a smaller lr_d or "
+            "dis_fm."
         )
     elif stuck > STUCK:
-        found["flat"] = (
-            f"Nothing has improved since epoch {best['epoch']} (score {best['score']:.1f}; now "
-            f"{now['score']:.1f}), {stuck:.0f} steps of the generator ago. It is time to stop: "
-            "generator-best.pt has the best. A longer ema, lower rates or wider networks may help."
+        found["nothing improves"] = (
+            f"Nothing improves any more: {still}, since epoch {best['epoch']} "
+            f"({best['score']:.1f}; now {now['score']:.1f}). It is time to stop: generator-best.pt "
+            "has the best. Lower rates, a longer ema or more feature maps may lead further."
         )
     if now["novelty"] < 0.4:
         found["copies"] = (
-            f"The generator copies: the nearest training picture is {now['novelty']:.2f} times as "
-            "far from what it draws as from other training pictures. Give it more pictures, mirror "
+            f"The generator copies: what it draws is {now['novelty']:.2f} times as far from the "
+            "nearest training picture as those are from each other. Give it more pictures, mirror "
             "them (flip=True), or take an earlier generator."
         )
     return found

@@ -1,13 +1,17 @@
 """Does the health monitor recognise every broken run, and accuse no healthy one?
 
-    python bench/health.py FACES AVATARS [--only=NAME,NAME]    into results/health.json
+    python bench/health.py FACES AVATARS [--only=TEXT]    into results/health.json
 
 FACES and AVATARS are folders or zip files of pictures. Small networks (16 feature maps, 48×48
-pixels) are trained on 4,000 of them, or on very few, as they should be and in ways that can't work.
-What GAN.py measured of each run, its history, is written down with the remarks that evaluate.py has
-on it; tests/test_evaluate.py holds remarks() against these histories again.
+pixels) are trained on 4,000 of them, or on very few, as they should be and in ways that can't work
+(--only: the runs with TEXT in their names). What GAN.py measured of each run, its history, is
+written down with the remarks that evaluate.py has on it; tests/test_evaluate.py holds remarks()
+against these histories again.
 
-    python bench/health.py --again                             the remarks anew, from the histories
+    python bench/health.py --add=IMG_DIR      adds a healthy run of GAN.py's from elsewhere
+    python bench/health.py --again            the remarks and figure anew, from the histories
+
+The figure, img/report/scores.png, shows losses and scores of the healthy runs on faces.
 """
 
 from __future__ import annotations
@@ -48,24 +52,39 @@ RUNS: dict[str, tuple[str, int, int, int, list[str], str]] = {
     "quick, avatars": ("avatars", 4000, 24, 2, QUICK, ""),
     "default, g_every=1": ("faces", 4000, 80, 8, [*PLAIN, "--g_every=1"], ""),
     "quick, no average": ("faces", 4000, 24, 2, [*QUICK, "--ema=0"], ""),
-    "quick, both rates × 50": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=0.01", "--lr_d=0.01"], "?"),
-    "quick, lr_g × 50": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=0.01"], "collapse"),
-    "quick, lr_d × 50": ("faces", 4000, 24, 2, [*QUICK, "--lr_d=0.01"], "?"),
+    "quick, both rates × 50": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=0.01", "--lr_d=0.01"], ""),
+    "quick, lr_g × 50": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=0.01"], ""),
+    "quick, lr_d × 50": ("faces", 4000, 24, 2, [*QUICK, "--lr_d=0.01"], ""),
     "default, batch 64": ("faces", 4000, 100, 8, SMALLER, ""),
     "default, batch 64, avatars": ("avatars", 4000, 100, 8, SMALLER, ""),
     "default, batch 64, both rates × 50": (
         "faces", 4000, 100, 8, [*SMALLER, "--lr_g=0.01", "--lr_d=0.01"], "?",
     ),
     "default, batch 64, lr_g × 50": ("faces", 4000, 100, 8, [*SMALLER, "--lr_g=0.01"], "?"),
-    "default, batch 64, lr_d × 50": ("faces", 4000, 100, 8, [*SMALLER, "--lr_d=0.01"], "D won"),
-    "D without updates": ("faces", 4000, 16, 1, [*QUICK, f"--d_every={NEVER}"], "D beaten"),
-    "G without updates": ("faces", 4000, 120, 10, [*PLAIN, f"--g_every={NEVER}"], "D won"),
-    "rates × 1e-5": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=2e-9", "--lr_d=2e-9"], "flat"),
-    "rates × 1e6": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=200", "--lr_d=200"], "not finite"),
-    "five pictures": ("faces", 5, 6000, 500, QUICK, "copies"),
+    "default, batch 64, lr_d × 50": (
+        "faces", 4000, 100, 8, [*SMALLER, "--lr_d=0.01"], "discriminator has won",
+    ),
+    "quick, then lr_g × 500": ("faces", 4000, 24, 2, [*QUICK, "then", "--lr_g=0.1"], "collapsed"),
+    "D without updates": (
+        "faces", 4000, 16, 1, [*QUICK, f"--d_every={NEVER}"], "discriminator beaten",
+    ),
+    "G without updates": ("faces", 4000, 120, 10, [*PLAIN, f"--g_every={NEVER}"], "frozen"),
+    "rates × 1e-5": (
+        "faces", 4000, 24, 2, [*QUICK, "--lr_g=2e-9", "--lr_d=2e-9"], "nothing improves",
+    ),
+    "rates × 1e6": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=200", "--lr_d=200"], "diverged"),
+    "rates × 1e34": ("faces", 4000, 24, 2, [*QUICK, "--lr_g=2e30", "--lr_d=2e30"], "not finite"),
+    "five pictures": ("faces", 5, 6000, 500, QUICK, "nothing improves"),
     "50 pictures": ("faces", 50, 4000, 300, QUICK, "copies"),
-    "500 pictures": ("faces", 500, 200, 16, QUICK, "?"),
+    "500 pictures": ("faces", 500, 200, 16, QUICK, ""),
 }  # fmt: skip
+
+
+def run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "GAN.py", *words]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
+    print(done.stdout[-2000:], done.stderr[-500:])
+    return done
 
 
 def save_pictures(data: Tensor, n: int, folder: Path) -> None:
@@ -120,23 +139,34 @@ def main() -> None:
     parser.add_argument("avatars", type=Path, nargs="?")
     parser.add_argument("--only", default="")
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--add", type=Path)
     args = parser.parse_args()
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
-    if not args.again:
+    if args.add:
+        about = json.loads((args.add / "settings.json").read_text())
+        added: dict[str, Any] = {"pictures": f"{about['pictures']} faces", "fault": "", "ended": ""}
+        added["step"] = about["settings"]["batch_size"] * about["settings"]["g_every"]
+        results["runs"][args.add.name] = added | {"history": thin(history_of(args.add))}
+    elif not args.again:
         results |= {"command": "python bench/health.py FACES AVATARS", "torch": torch.__version__}
         results |= {"python": sys.version.split()[0], "date": time.ctime()}
     for name, (kind, n, epochs, every, words, fault) in RUNS.items():
-        if args.again or (args.only and name not in args.only.split(",")):
+        if args.again or args.add or (args.only not in name):
             continue
         with tempfile.TemporaryDirectory() as folder:
             root, out = Path(folder) / "data", Path(folder) / "img"
             data, _ = GAN.load_pictures(getattr(args, kind).absolute(), 48, Path(folder))
             save_pictures(data, n, root)
             words = [*words, f"--data_dir={root}", f"--img_dir={out}", f"--n_epoch={epochs}"]
-            command = [sys.executable, "GAN.py", *words, f"--score_every={every}"]
+            words.append(f"--score_every={every}")
             print("+", name, flush=True)
-            done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
-            print(done.stdout[-2000:], done.stderr[-500:])
+            if "then" in words:
+                at = words.index("then")
+                run(
+                    [*words[:at], *words[at + 2 :], f"--n_epoch={epochs // 2}"]
+                )  # without that word
+                words.remove("then")
+            done = run(words)
             row: dict[str, Any] = {
                 "pictures": f"{n} {kind}",
                 "fault": fault,
@@ -149,13 +179,33 @@ def main() -> None:
             if os.environ.get("KEEP"):
                 Path(out).rename(Path(os.environ["KEEP"]) / name.replace(" ", "_"))
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    for name, run in results["runs"].items():
-        run["remarks"] = all_remarks(run["history"], run["step"])
-        run["interleaving"] = interleaving(run["history"])
-        scores = [row["score"] for row in run["history"] if row["score"] is not None]
-        print(f"\n{name} ({run['fault'] or 'healthy'}): scores {scores}")
-        print(f"interleaving {run['interleaving']}", *run["remarks"], sep="\n  ")
+    for name, one in results["runs"].items():
+        one["remarks"] = all_remarks(one["history"], one["step"])
+        one["interleaving"] = interleaving(one["history"])
+        scores = [row["score"] for row in one["history"] if row["score"] is not None]
+        print(f"\n{name} ({one['fault'] or 'healthy'}): scores {scores}")
+        print(f"interleaving {one['interleaving']}", *one["remarks"], sep="\n  ")
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    draw_figure(results["runs"])
+
+
+def draw_figure(runs: dict[str, Any]) -> None:
+    """Losses and scores over the pictures seen, of the healthy runs on faces."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    axes = figure.subplots(3, sharex=True)
+    shown = [n for n, run in runs.items() if not run["fault"] and "faces" in run["pictures"]]
+    for i, name in enumerate(shown):
+        for part, measure in zip(axes, ("loss_d", "loss_g", "score"), strict=True):
+            rows = [row for row in runs[name]["history"] if row[measure] is not None]
+            x, y = ([row[key] for row in rows] for key in ("images", measure))
+            part.plot(x, y, f"C{i}", marker="." if measure == "score" else "", label=name)
+            part.set(ylabel=measure, xscale="log")
+            part.grid(alpha=0.3)
+    axes[2].set(xlabel="pictures seen", yscale="log")
+    axes[0].legend(fontsize=8)
+    figure.savefig(HERE.parent / "img" / "report" / "scores.png", dpi=100)
 
 
 if __name__ == "__main__":

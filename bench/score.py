@@ -1,6 +1,8 @@
 """Which score falls as faces improve, and needs no download? Candidates, held against known faults.
 
-    python bench/score.py FOLDER [IMG_DIR ...] [--n=1000]     into results/score-*.json
+    python bench/score.py FOLDER [IMG_DIR ...] [--n=1000] [--sides=96,128,224] [--name=candidates]
+
+Results go to results/score-NAME.json.
 
 FOLDER holds real pictures. N of them, spoilt more and more, are compared with N others:
 
@@ -143,6 +145,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("runs", type=Path, nargs="*")
     parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--sides", default="96,128,224")
+    parser.add_argument("--name", default="candidates")
     args = parser.parse_args()
     net = feature_network()
     data, _ = GAN.load_pictures(args.folder, 96, args.folder)
@@ -153,7 +157,7 @@ def main() -> None:
         sets |= drawn(run, args.n)
     results: dict[str, dict[str, float]] = {name: {} for name in sets}
     seconds: dict[str, float] = {}
-    for side in (96, 128, 224):
+    for side in map(int, args.sides.split(",")):
         start, true = time.perf_counter(), features(net, real, side)
         for name, pictures in tqdm(sets.items(), f"at {side} pixels", disable=None):
             found = features(net, pictures, side)
@@ -171,11 +175,12 @@ def main() -> None:
         print(f"\n{key}: floor {results['floor'][key]:.4g}; times the floor:")
         for name, row in results.items():
             print(f"  {name:24} {row[key] / results['floor'][key]:10.2f}")
-    command = "python bench/score.py FOLDER " + " ".join(run.name for run in args.runs)
+    command = " ".join(["python bench/score.py FOLDER", *(run.name for run in args.runs)])
+    command += f" --sides={args.sides} --name={args.name}"
     about: dict[str, Any] = {"command": command}
     about |= {"n": args.n, "cpu": cpu_name(), "date": time.ctime(), "torch": torch.__version__}
     about |= {"python": platform.python_version(), "seconds_a_set": seconds, "scores": results}
-    path = HERE / "results" / "score-candidates.json"
+    path = HERE / "results" / f"score-{args.name}.json"
     path.write_text(json.dumps(about, indent=1) + "\n")
 
 
