@@ -15,7 +15,8 @@
 Pictures are looked for in data/, in folders and zip files; if there are none, avatars are drawn for
 a first run. In img/ appear real.png (pictures as the network sees them), epoch-N.png (the same 64
 noise vectors through the generator each time), epoch-N-loss.png and losses.csv, settings.json,
-checkpoint.pt (start again: it goes on) and generator.pt (all that sampling needs).
+checkpoint.pt (start again: it goes on), generator.pt (all that sampling needs) and
+generator-best.pt. With every grid it prints a score, which falls as faces improve (evaluate.py).
 
 On two CPU cores (Xeon with AMX, torch 2.14.1) the settings below train at 921 pictures a second
 (median of 100 epochs of 28,160) and draw plain faces after 50 epochs; report.md has the pictures.
@@ -478,9 +479,7 @@ def read_ahead(data: Tensor, indices: Iterable[Tensor], device: torch.device) ->
         while coming:
             coming += [reader.submit(read, index) for index in islice(indices, 1)]
             rows = coming.pop(0).result()
-            if (
-                rows.is_cuda
-            ):  # made on the thread's stream: memory must wait for this one's use, too
+            if rows.is_cuda:  # made on the thread's stream: its memory waits for this one's use
                 rows.record_stream(torch.cuda.current_stream())
             yield rows
 
@@ -687,7 +686,6 @@ def save_grid(path: Path, pictures: Tensor) -> None:
 def save_curves(path: Path, history: list[Dict]) -> None:
     """Write both losses over the epochs so far, and the scores below them, as PNG."""
     from matplotlib.figure import Figure  # not pyplot, which looks for a display
-    from matplotlib.ticker import MaxNLocator
 
     epochs = [row["epoch"] for row in history]
     scored = [row for row in history if row.get("score") is not None]
@@ -697,15 +695,15 @@ def save_curves(path: Path, history: list[Dict]) -> None:
         axes[0].plot(epochs, [row[name] for row in history], marker=".", label=label)
     axes[0].set(title=f"up to epoch {epochs[-1]}", ylabel="binary cross entropy", ylim=(0, None))
     if scored:
-        x, floors = [row["epoch"] for row in scored], [row["floor"] for row in scored]
-        axes[1].plot(x, [row["score"] for row in scored], "C2", marker=".", label="score")
-        axes[1].plot(x, floors, "C7--", label="floor: real pictures against others")
+        x = [row["epoch"] for row in scored]
+        for name, style in (("score", "C2.-"), ("floor", "C7--")):
+            axes[1].plot(x, [row[name] for row in scored], style, label=name)
         axes[1].set(ylabel="distance to real pictures", yscale="log")
     for part in axes:
         part.legend()
         part.grid(alpha=0.3)
     axes[-1].set(xlabel="epoch")
-    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[-1].locator_params(axis="x", integer=True)
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
@@ -786,9 +784,7 @@ def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
     shapes = ("image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm")
     if other := ", ".join(changed[name] for name in shapes if name in changed):
         raise UserError(f"{show(out)} holds a run of other networks ({other}): {ways_out}.")
-    for name in (
-        name for name in changed if name not in ("img_dir", "n_epoch", "fresh", "dry_run")
-    ):
+    for name in sorted(changed.keys() - {"img_dir", "n_epoch", "fresh", "dry_run"}):
         too_late = ", too late to have an effect" if name in ("init", "seed") else ""
         say(f"changed since the checkpoint: {changed[name]}{too_late}")
     return saved
@@ -873,34 +869,27 @@ def in_words(row: Dict) -> str:
     return "  ".join(words)
 
 
-def is_best(history: list[Dict]) -> bool:
-    """Whether the last epoch has a score, and none before it had a better one."""
-    score = history[-1]["score"]
-    return score is not None and score <= min(row.get("score") or score for row in history)
-
-
-def check_losses(sums: list[float], epoch: int) -> None:
-    """UserError, before anything bad is saved, if an epoch's losses are not finite."""
-    if not all(map(math.isfinite, sums)):
+def check_losses(sums: list[float], epoch: int, nets: Iterable[Module]) -> None:
+    """UserError, before anything bad is saved, if an epoch's losses or weights are not finite."""
+    norms = torch._foreach_norm([weight for net in nets for weight in net.parameters()])
+    if not all(map(math.isfinite, [*sums, *torch.stack(norms).tolist()])):
         raise UserError(
             f"in epoch {epoch} the losses are no longer numbers. Start again with lower --lr_g and "
             "--lr_d, or with --precision=fp32: it goes on from the last good state, if any."
         )
 
 
-Judge = Callable[[Module, list[Dict]], list[str]]
-
-
-def load_judge(*args: Any) -> Judge:
-    """Puts a generator's score into a history and returns remarks: evaluate.Scorer(*args)."""
+def load_judge(*args: Any) -> Callable[[Module, list[Dict]], tuple[bool, list[str]]]:
+    """What scores a generator, says if that is the best and what is wrong: evaluate.Scorer()."""
     try:
         from evaluate import Scorer
 
         return Scorer(*args)
-    except (UserError, ImportError) as error:
-        hint = "; pip install -r requirements.txt" if isinstance(error, ImportError) else ""
-        say(f"Training goes on without scores and warnings: {error}{hint}.")
-        return lambda gen, history: []
+    except (UserError, ImportError, RuntimeError) as error:  # the last: of mismatched packages
+        say(f"Training goes on without scores and warnings: {error}.")
+        if isinstance(error, ImportError):
+            say("They need evaluate.py beside GAN.py, and: pip install -r requirements.txt")
+        return lambda gen, history: (False, [])
 
 
 def write_epoch(
@@ -980,7 +969,7 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     places = [out] if dry_run else [root if root.is_dir() else root.parent, out]
     weights_of_it = str(full_path(score_weights)) if score_weights else ""
     judge_by = (data, noise_size, batch * g_every, machine.device, score_by, weights_of_it, places)
-    judge: Judge | None = None
+    judge, write_after = None, 0.0
     caught = catch_signals()
     sys.setswitchinterval(1e-4)  # else drawing curves, a thread, holds this one up for 5 ms a time
     done, total = (p.epoch - 1) * n_batch + p.batch, n_epoch * n_batch
@@ -1014,7 +1003,7 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
                 if caught:
                     break
             sums = p.sums.tolist()  # waits for the device, so that the clock below is right
-            check_losses(sums, p.epoch)
+            check_losses(sums, p.epoch, (gen, dis))
             p.seconds += time.perf_counter() - start
             if p.batch == n_batch:
                 row = epoch_row(p, sums, batch, d_every, g_every)
@@ -1023,18 +1012,18 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
                     p.epoch in (1, n_epoch) or p.epoch % every == 0
                     for every in (save_every, score_every or save_every)
                 )
-                remarks: list[str] = []
+                best, remarks = False, list[str]()
                 if measure and score_by != "none":
                     judge = judge or load_judge(*judge_by)
-                    remarks = judge(average, p.history)
+                    best, remarks = judge(average, p.history)
                 bar.set_postfix_str(losses := in_words(row))
                 rate = f"{row['images_per_second']:.0f} pictures/s"
                 say("\n".join([f"epoch {p.epoch}/{n_epoch}  {losses}  {rate}", *remarks]))
                 p.epoch, p.batch = p.epoch + 1, 0
-                best = is_best(p.history)
                 grid = draw(average, p.fixed_noise).cpu() if save else None
                 whole = snapshot(parts, rng, p, settings) if save or best else None
-                if whole or writing.done():
+                if whole or (writing.done() and time.perf_counter() > write_after):
+                    write_after = time.perf_counter() + 1  # small epochs may take less
                     writing.result()  # one at a time; what went wrong in it is raised here
                     writing = writer.submit(write_epoch, out, p.history[:], grid, whole, best)
     if caught:
@@ -1063,13 +1052,15 @@ def main() -> None:
     try:
         read_settings(sys.argv[1:])
         root, out = full_path(data_dir), full_path(img_dir)
+        if score_weights and score_by in ("none", "lite0"):
+            raise UserError(f"score_weights is for other networks: score_by is {score_by}")
+        if score_weights and not full_path(score_weights).is_file():
+            raise UserError(f"score_weights: there is no file {score_weights}")
         if dry_run:
             from rehearse import rehearse
 
             return rehearse(sys.modules[__name__], root, out)
         machine = choose_machine(device, precision)
-        if score_weights and not full_path(score_weights).is_file():
-            raise UserError(f"score_weights: there is no file {score_weights}")
         data, skipped = load_pictures(root, image_size, out)
         if fresh or not (out / "checkpoint.pt").exists():
             move_aside(out)

