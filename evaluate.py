@@ -431,7 +431,7 @@ def diagnose(history: list[Row], step: int) -> dict[str, str]:
             f"({best['score']:.1f}; now {now['score']:.1f}). It is time to stop: generator-best.pt "
             "has the best. Lower rates, a longer ema or more feature maps may lead further."
         )
-    if now["novelty"] < 0.4 and now["variety"] > 0.3:  # grey is near to pictures without contrast
+    if shaped and now["novelty"] < 0.4:  # noise is near to pictures of one colour
         found["copies"] = (
             f"The generator copies: what it draws is {now['novelty']:.2f} times as far from the "
             "nearest training picture as those are from each other. Give it more pictures, mirror "
