@@ -632,35 +632,6 @@ def descend(loss: Tensor, opt: Optimizer, scaler: torch.amp.GradScaler) -> None:
     scaler.update()
 
 
-class Graph:
-    """A step as a CUDA graph: its hundreds of kernels cost the CPU one launch.
-
-    The inputs' shapes must not change; the result is overwritten by the next call.
-    """
-
-    def __init__(self, step: Callable[..., Tensor]) -> None:
-        self.step, self.calls = step, 0
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls < 4:  # libraries choose their algorithms, optimisers make their state
-            return self.step(*inputs)
-        if self.calls == 4:
-            self.inputs, self.graph = [value.clone() for value in inputs], torch.cuda.CUDAGraph()
-            try:  # thread_local: other threads may do with the device what they like
-                stream = torch.cuda.current_stream()
-                with torch.cuda.graph(self.graph, None, stream, "thread_local"):
-                    self.result = self.step(*self.inputs)
-            except RuntimeError as error:
-                reason = str(error).partition("\n")[0]
-                say(f"No CUDA graph can be made here, so training is slower ({reason}).")
-                self.calls = -sys.maxsize
-                return self.step(*inputs)
-        torch._foreach_copy_(self.inputs, inputs)
-        self.graph.replay()
-        return self.result
-
-
 # ---- pictures and curves -------------------------------------------------------------------------
 
 Dict = dict[str, Any]
@@ -674,12 +645,17 @@ def draw(gen: Module, noise: Tensor) -> Tensor:
     return pictures
 
 
+def to_bytes(pictures: Tensor) -> Tensor:
+    """Pictures (..., H, W) from -1 to 1 as uint8, from 0 to 255."""
+    return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).byte()
+
+
 def save_grid(path: Path, pictures: Tensor) -> None:
     """Write pictures (N, 3, S, S) from -1 to 1 as PNG, eight a row, pixel for pixel."""
     from torchvision.utils import make_grid  # takes a second to import, so not before the start
 
     grid = make_grid(pictures.float().cpu(), nrow=8, padding=2, pad_value=1.0)
-    pixels = ((grid + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    pixels = to_bytes(grid).permute(1, 2, 0).numpy()
     write_file(path, lambda file: Image.fromarray(pixels).save(file, "PNG"))
 
 
@@ -927,6 +903,7 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     fixed_noise = torch.randn(64, noise_size, 1, 1).to(machine.device)
     average = copy.deepcopy(gen).requires_grad_(False)
     graphs = compile and machine.device.type == "cuda" and machine.dtype != torch.float16
+    graphs = graphs and (HERE / "cuda_graph.py").exists()
     options: Dict = {"betas": (beta1, beta2), "fused": True, "capturable": graphs}
     opt_g, opt_d = Adam(gen.parameters(), lr_g, **options), Adam(dis.parameters(), lr_d, **options)
     parts: Dict = {"gen": gen, "dis": dis, "average": average, "opt_g": opt_g, "opt_d": opt_d}
@@ -961,6 +938,8 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
 
     turns: list[Callable[..., Tensor]] = [take_d_turn, partial(g_step, gen, dis, opt_g, machine)]
     if graphs:
+        from cuda_graph import Graph
+
         warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
         turns = [Graph(turn) for turn in turns]
     d_turn, g_turn = turns

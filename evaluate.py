@@ -7,9 +7,8 @@
 For each network that looks at the pictures it prints the Fréchet distance (FID, if that network is
 Inception), precision, recall, density and coverage, and for all but lite0 KID, for Inception its
 score, each beside its floor: the same measure of other real pictures in place of the drawn ones.
-They go to NAME-scores.json, and the nearest training
-pictures of 16 drawn ones to NAME-nearest.png, beside the generator or the folder (--out=DIR:
-elsewhere).
+They go to NAME-scores.json, and the nearest training pictures of 16 drawn ones to NAME-nearest.png,
+beside the generator or the folder (--out=DIR: elsewhere).
 
 "lite0" needs no download: it is GAN.py's score. "inception-v3-compat" is what papers report; its
 weights are downloaded once, or named with --weights=FILE. --networks=lite0 leaves it out.
@@ -56,8 +55,8 @@ from GAN import UserError
 STUCK = 1000  # steps of the generator without a better score that are too many
 N_SCORE = 1000  # pictures of each kind behind a score while training: it depends on their number
 N_THUMBNAILS = 50_000  # training pictures, at most, among which the nearest is looked for
+N_NEAREST = 500  # drawn pictures whose nearest is looked for
 SAME = 0.05  # distance below which features or thumbnails are of the same picture
-N_NEAREST = 500  # drawn pictures for which it is
 Row = dict[str, Any]  # of losses.csv
 Statistics = dict[str, np.ndarray]  # mean "mu" (F,) and covariance "sigma" (F, F) of features
 
@@ -76,7 +75,7 @@ def merge_batch_norm(net: Module) -> None:
 
 
 class Lite0(FeatureExtractorBase):
-    """EfficientNet-Lite0's 112 feature maps of stride 16, averaged: uint8 (N, 3, H, W) → (N, 112).
+    """EfficientNet-Lite0's 112 feature maps of stride 16, averaged: uint8 (N, 3, H, W) to (N, 112).
 
     Trained on ImageNet; the weights come with pip. Small pictures are enlarged to 96×96. report.md
     says why these maps and not the last: they see every fault early, and need few pictures.
@@ -170,7 +169,7 @@ def look(
 
 
 def frechet(one: Statistics, other: Statistics) -> float:
-    """|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½): the Fréchet distance of two Gaussians.
+    """|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½), of two Gaussians.
 
     With features of Inception it is the FID (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
     """
@@ -230,8 +229,8 @@ def compare(fake: list[Tensor], real: list[Tensor], kid: bool = True) -> dict[st
     """Every measure of fake against real pictures, from the features that look() gives.
 
     Beside frechet() and density_coverage(): KID, the mean over random halves, 1,000 pictures at
-    most, with its deviation (Bińkowski et al. 2018, arXiv 1801.01401); precision and recall
-    (Kynkäänniemi et al. 2019, arXiv 1904.06991), k = 3; of logits, Inception Score (Salimans et al.
+    most, with its deviation (Bińkowski et al. 2018, arXiv 1801.01401); precision and recall, k = 3
+    (Kynkäänniemi et al. 2019, arXiv 1904.06991); of logits, Inception Score (Salimans et al.
     2016, arXiv 1606.03498). All of them by torch-fidelity.
     """
     one, other = fake[0], real[0]
@@ -256,13 +255,22 @@ def thumbnails(pictures: Tensor) -> Tensor:
     return small.flatten(1).sub(127.5).div(127.5)
 
 
+def nearest_pictures(drawn: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For drawn pictures, uint8 (N, S, S, 3), and thumbnails (M, 768): the distance to the nearest,
+    its index, and whether it is the drawn one's mirror image that comes so near: (N,) each.
+    """
+    straight, mirrored = (nearest(thumbnails(x), known) for x in (drawn, drawn.flip(2)))
+    flipped = mirrored[0] < straight[0]
+    distance, index = (torch.where(flipped, *pair) for pair in zip(mirrored, straight, strict=True))
+    return distance, index, flipped
+
+
 @torch.no_grad()
 def draw(gen: Module, noise: Tensor) -> Iterator[Tensor]:
     """Pictures, uint8 (n, S, S, 3), for noise (N, Z, 1, 1), by the hundred, on gen's device."""
     device = next(gen.parameters()).device
     for some in noise.split(100):
-        pictures = GAN.draw(gen, some.to(device)).float()
-        yield ((pictures + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+        yield GAN.to_bytes(GAN.draw(gen, some.to(device))).permute(0, 2, 3, 1)
 
 
 class Scorer:
@@ -305,7 +313,7 @@ class Scorer:
         few = order[:N_THUMBNAILS].sort()  # read in the order of the file, and put back
         parts = [thumbnails(data[i.to(data.device)]).to(device) for i in few.values.split(1000)]
         self.thumbnails = torch.cat(parts)[few.indices.argsort().to(device)]
-        self.apart = nearest(self.thumbnails[:N_NEAREST], self.thumbnails, 1, 0, SAME)[0]
+        self.apart = nearest(self.thumbnails[:N_NEAREST], self.thumbnails, 1, 0, SAME)[0].median()
 
     def look_at_real(self, real: Tensor, key: str, name: str, places: Sequence[Path]) -> Any:
         """Statistics of the first half of the real pictures, floor, and how far apart they are."""
@@ -345,13 +353,12 @@ class Scorer:
         features = look(self.network, [pictures[: self.n]])[0]
         real = {name: self.real[name].numpy() for name in ("mu", "sigma")}
         apart = nearest(features, features, 1, leave_out=0)[0].median()
-        some = pictures[:N_NEAREST]
-        copied = [nearest(thumbnails(p), self.thumbnails)[0] for p in (some, some.flip(2))]
+        distance, _, _ = nearest_pictures(pictures[:N_NEAREST], self.thumbnails)
         return {
             "score": frechet(statistics(features), real),
             "floor": self.real["floor"],
             "variety": float(apart / self.real["apart"]),
-            "novelty": float(torch.minimum(*copied).median() / self.apart.median()),
+            "novelty": float(distance.median() / self.apart),
         }
 
 
@@ -486,19 +493,16 @@ def nearest_figure(path: Path, drawn: Tensor, data: Tensor) -> None:
         for some in torch.arange(len(data)).split(1000):
             parts.append(thumbnails(data[some]))
             bar.update(len(some))
-    known, pairs = torch.cat(parts), []
-    straight, mirrored = (nearest(thumbnails(some), known) for some in (drawn, drawn.flip(2)))
-    for i, picture in enumerate(drawn):
-        if mirrored[0][i] < straight[0][i]:
-            pairs += [picture.flip(1), data[mirrored[1][i]]]
-        else:
-            pairs += [picture, data[straight[1][i]]]
+    _, indices, flipped = nearest_pictures(drawn, torch.cat(parts))
+    shown = torch.where(flipped.view(-1, 1, 1, 1), drawn.flip(2), drawn)
+    pairs = [picture for pair in zip(shown, data[indices], strict=True) for picture in pair]
     GAN.save_grid(path, torch.stack(pairs).permute(0, 3, 1, 2).float().sub(127.5).div(127.5))
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what the command line names; print it, write JSON and figure, and return the JSON."""
-    device = GAN.choose_machine(args.device, "fp32").device
+    machine = GAN.choose_machine(args.device, "fp32")
+    device = machine.device
     out = (args.out or args.what.absolute().parent).absolute()
     stem = args.what.name if args.what.is_dir() else args.what.stem
     rng = torch.Generator().manual_seed(0)
@@ -525,7 +529,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     result |= {"real_pictures": len(data), "command": shlex.join(["python", *sys.argv])}
     packages = ("torch", "torch-fidelity", "timm")
     result |= {"versions": {p: version(p) for p in packages}, "date": time.ctime()}
-    result["device"] = GAN.choose_machine(args.device, "fp32").name
+    result["device"] = machine.name
     for name in args.networks:
         try:
             network = load_network(name, "" if name == "lite0" else args.weights, device)

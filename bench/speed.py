@@ -94,7 +94,9 @@ def ours(system: str, machine: GAN.Machine, batch: int, compiled: bool = False) 
 
     turns: list = [take_d_turn, partial(GAN.g_step, gen, dis, opt_g, machine)]
     if cuda and machine.dtype != torch.float16:
-        turns = [GAN.Graph(turn) for turn in turns]
+        from cuda_graph import Graph
+
+        turns = [Graph(turn) for turn in turns]
 
     def noise() -> Tensor:
         return torch.randn(batch, 100, 1, 1, generator=rng, device=machine.device)

@@ -13,6 +13,7 @@ import torch
 
 import GAN
 from conftest import ROOT, Run
+from cuda_graph import Graph
 
 pytestmark = pytest.mark.gpu
 
@@ -79,7 +80,7 @@ def test_a_graph_does_what_its_steps_do(norm: str) -> None:
         def g_turn(noise: torch.Tensor) -> torch.Tensor:
             return GAN.g_step(gen, dis, opt_g, machine, noise)  # noqa: B023
 
-        turns: list = [GAN.Graph(turn) if graph else turn for turn in (d_turn, g_turn)]
+        turns: list = [Graph(turn) if graph else turn for turn in (d_turn, g_turn)]
         rng, sums = torch.Generator("cuda").manual_seed(1), torch.zeros(8, 4, device="cuda")
         for k in range(8):
             pictures = torch.randint(0, 256, (16, 32, 32, 3), generator=rng, device="cuda")
@@ -97,8 +98,9 @@ def test_a_graph_does_what_its_steps_do(norm: str) -> None:
 def test_what_cannot_be_captured_runs_as_it_is() -> None:
     code = """
 import torch, GAN
+from cuda_graph import Graph
 GAN.choose_machine("cuda", "fp32")  # its stream allows graphs
-turn = GAN.Graph(lambda x: x * x.sum().item())  # waits for the device
+turn = Graph(lambda x: x * x.sum().item())  # waits for the device
 for value in range(1, 7):
     assert turn(torch.full((2,), float(value), device="cuda")).tolist() == [2.0 * value**2] * 2
 """
