@@ -947,7 +947,7 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     root = full_path(data_dir)
     places = [out] if dry_run else [root if root.is_dir() else root.parent, out]
     weights_of_it = str(full_path(score_weights)) if score_weights else ""
-    judge_by = (data, noise_size, batch * g_every, machine.device, score_by, weights_of_it, places)
+    judge_by = (data, noise_size, batch * g_every, machine, score_by, weights_of_it, places)
     judge, write_after = None, 0.0
     caught = catch_signals()
     sys.setswitchinterval(1e-4)  # else drawing curves, a thread, holds this one up for 5 ms a time

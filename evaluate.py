@@ -75,10 +75,13 @@ def merge_batch_norm(net: Module) -> None:
 
 
 class Lite0(FeatureExtractorBase):
-    """EfficientNet-Lite0's 112 feature maps of stride 16, averaged: uint8 (N, 3, H, W) to (N, 112).
+    """EfficientNet-Lite0's 112 feature maps of stride 16, averaged, of a picture as it is, reduced
+    to a half and to a quarter: uint8 (N, 3, H, W) to (N, 336).
 
-    Trained on ImageNet; the weights come with pip. Small pictures are enlarged to 96×96. report.md
-    says why these maps and not the last: they see every fault early, and need few pictures.
+    Trained on ImageNet; the weights come with pip. Pictures that are smaller than 96, 48 and 24
+    pixels are enlarged to that. report.md says why these maps and not the last: they see every
+    fault early, and need few pictures; and why three sizes: what fills most of a picture as it is
+    may be a weave that the eye looks through.
     """
 
     def __init__(self, name: str, features_list: Sequence[str], **kwargs: object) -> None:
@@ -91,47 +94,51 @@ class Lite0(FeatureExtractorBase):
         state = dict(zip(self.net.state_dict(), weights, strict=True))
         self.net.load_state_dict(state, assign=True)
         merge_batch_norm(self.net.eval())
-        self.net.to(memory_format=torch.channels_last)
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
-        return ("112",)
+        return ("336",)
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        return "112"
+        return "336"
 
     @staticmethod
     def can_be_compiled() -> bool:
         return False
 
     def forward(self, pictures: Tensor) -> tuple[Tensor]:
-        x = pictures.float().sub(127.5).div(127.5).contiguous(memory_format=torch.channels_last)
-        if min(x.shape[2:]) < 96:
-            x = F.interpolate(x, (96, 96), mode="bilinear", align_corners=False)
+        x = pictures.float().sub(127.5).div(127.5)
         options = {"indices": [3], "intermediates_only": True, "stop_early": True, "norm": False}
-        return (self.net.forward_intermediates(x, **options)[0].mean((2, 3)),)
+        found = []
+        for k in (1, 2, 4):
+            seen = F.avg_pool2d(x, k)
+            if min(seen.shape[2:]) < 96 // k:
+                seen = F.interpolate(seen, (96 // k, 96 // k), mode="bilinear", align_corners=False)
+            found.append(self.net.forward_intermediates(seen, **options)[0].mean((2, 3)))
+        return (torch.cat(found, 1),)
 
 
 register_feature_extractor("lite0", Lite0)
 LOGITS = {"inception-v3-compat": "logits_unbiased"}  # networks that Inception Score is defined for
 
 
-def load_network(name: str, weights: str, device: torch.device) -> FeatureExtractorBase:
+def load_network(name: str, weights: str, machine: GAN.Machine) -> FeatureExtractorBase:
     """A network of torch-fidelity's by its name, or lite0; UserError where it can't be had.
 
     Its weights come from the file `weights` or, if that is "", from where torch-fidelity has them.
     """
     layers = [FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")]
     layers += [LOGITS[name]] if name in LOGITS else []
-    if name != "lite0" and not weights:
+    loads = name != "lite0" and not weights  # with a progress bar
+    if loads:
         print(f"Looking for the weights of {name}; at first they are downloaded.", flush=True)
     try:
         if weights and not name.startswith("clip"):  # those are TorchScript
             torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity runs code
         options: dict[str, Any] = {"feature_extractor_weights_path": weights or None}
         with torch.random.fork_rng(devices=[]):  # first weights are drawn: not from training's
-            network = create_feature_extractor(name, layers, False, verbose=False, **options)
+            network = create_feature_extractor(name, layers, False, verbose=loads, **options)
     except NotImplementedError:
         raise UserError(f"{name} can't take its weights from a file") from None
     except Exception as error:  # of reading, of downloading, of weights for another network
@@ -142,7 +149,7 @@ def load_network(name: str, weights: str, device: torch.device) -> FeatureExtrac
             f"the weights of {name} can't be downloaded ({reason}); name a file that has them with "
             "--score_weights=FILE (GAN.py) or --weights=FILE (evaluate.py)"
         ) from None
-    return network.to(device)
+    return network.to(machine.device).to(memory_format=machine.layout)
 
 
 @torch.no_grad()
@@ -156,12 +163,14 @@ def look(
     """
     device = next(network.parameters()).device
     parts: list[list[Tensor]] = []
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
     with tqdm(total=total, desc=what, unit=" pictures", disable=None if total else True) as bar:
         for batch in pictures:
             for some in batch.split(100):
                 features = network(some.to(device).permute(0, 3, 1, 2))
                 parts.append([layer.float().cpu() for layer in features])
                 bar.update(len(some))
+    torch.backends.cudnn.allow_tf32 = before  # a score is the same on every machine
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 
@@ -287,7 +296,7 @@ class Scorer:
         data: Tensor,
         noise_size: int,
         step: int,
-        device: torch.device,
+        machine: GAN.Machine,
         network: str,
         weights: str,
         places: Sequence[Path],
@@ -302,17 +311,18 @@ class Scorer:
             raise UserError("a score takes 4 pictures, and means little with less than 100")
         rng = torch.Generator().manual_seed(0)
         self.noise = torch.randn(N_SCORE, noise_size, 1, 1, generator=rng)
-        self.step, self.network = step, load_network(network, weights, device)
+        self.step, self.network = step, load_network(network, weights, machine)
         self.n = min(N_SCORE, len(data) // 2)
         order = torch.randperm(len(data), generator=rng)
         real = data[order[: 2 * self.n].to(data.device)].cpu()
         stamp = os.stat(weights) if weights else None
         key = hashlib.sha256(real.numpy().tobytes())
-        key.update(repr((1, network, stamp and (stamp.st_size, stamp.st_mtime_ns))).encode())
+        key.update(repr((2, network, stamp and (stamp.st_size, stamp.st_mtime_ns))).encode())
         self.real = self.look_at_real(real, key.hexdigest(), f".GAN-{network}.stats", places)
         few = order[:N_THUMBNAILS].sort()  # read in the order of the file, and put back
-        parts = [thumbnails(data[i.to(data.device)]).to(device) for i in few.values.split(1000)]
-        self.thumbnails = torch.cat(parts)[few.indices.argsort().to(device)]
+        parts = [thumbnails(data[i.to(data.device)]) for i in few.values.split(1000)]
+        some = torch.cat(parts)[few.indices.argsort().to(data.device)]
+        self.thumbnails = some.to(machine.device)
         self.apart = nearest(self.thumbnails[:N_NEAREST], self.thumbnails, 1, 0, SAME)[0].median()
 
     def look_at_real(self, real: Tensor, key: str, name: str, places: Sequence[Path]) -> Any:
@@ -480,7 +490,7 @@ def load_generator(path: Path) -> tuple[Module, dict[str, Any]]:
     except Exception as error:  # torch.load and load_state_dict raise many kinds
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is no generator.pt of GAN.py ({reason})") from None
-    return gen.to(memory_format=torch.channels_last), settings
+    return gen, settings
 
 
 def nearest_figure(path: Path, drawn: Tensor, data: Tensor) -> None:
@@ -502,12 +512,12 @@ def nearest_figure(path: Path, drawn: Tensor, data: Tensor) -> None:
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what the command line names; print it, write JSON and figure, and return the JSON."""
     machine = GAN.choose_machine(args.device, "fp32")
-    device = machine.device
     out = (args.out or args.what.absolute().parent).absolute()
     stem = args.what.name if args.what.is_dir() else args.what.stem
     rng = torch.Generator().manual_seed(0)
     if args.what.suffix == ".pt":
         gen, settings = load_generator(args.what)
+        gen.to(machine.device).to(memory_format=machine.layout)
         side, there = settings["image_size"], args.n
     else:
         side = args.size
@@ -520,7 +530,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     real, others = (data[i] for i in torch.randperm(len(data), generator=rng)[: 2 * n].split(n))
     if args.what.suffix == ".pt":
         noise = torch.randn(n, settings["noise_size"], 1, 1, generator=rng)
-        bar = tqdm(draw(gen.to(device), noise), "drawing", -(-n // 100), disable=None)
+        bar = tqdm(draw(gen, noise), "drawing", -(-n // 100), disable=None)
         fake = torch.cat([some.cpu() for some in bar])
     else:
         fake = pictures[torch.randperm(there, generator=rng)[:n]]
@@ -532,7 +542,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     result["device"] = machine.name
     for name in args.networks:
         try:
-            network = load_network(name, "" if name == "lite0" else args.weights, device)
+            network = load_network(name, "" if name == "lite0" else args.weights, machine)
         except UserError as error:
             if name == "lite0" or args.weights:
                 raise
