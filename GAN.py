@@ -260,6 +260,11 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def reason(error: Exception) -> str:
+    """An error in short: torch's go on with advice on its options."""
+    return str(error).partition("\n")[0].partition(". ")[0]
+
+
 def full_path(text: str) -> Path:
     """A path of the settings: from where this file is, unless it begins with / or ~."""
     return HERE / os.path.expanduser(text)
@@ -403,9 +408,10 @@ def find_pictures(root: Path, out: Path, demo: Path, n_demo: int) -> tuple[Path,
 
 
 def no_pictures(root: Path, skipped: Sequence[str] = ()) -> UserError:
+    missing = "" if root.exists() else ", which is not there"
     return UserError(
-        f"No picture that can be read in {show(root)}. Put JPEG, PNG, WebP, BMP, GIF or TIFF files "
-        "there, in folders or zip files, or name another place with --data_dir=..."
+        f"No picture that can be read in {show(root)}{missing}. Put JPEG, PNG, WebP, BMP, GIF or "
+        "TIFF files there, in folders or zip files, or name another place with --data_dir=..."
         + "".join(f"\n  {line}" for line in skipped[:10])
     )
 
@@ -753,8 +759,7 @@ def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
     except FileNotFoundError:
         return None
     except Exception as error:  # torch.load raises many kinds
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{show(path)} can't be read ({reason}): {ways_out}.") from None
+        raise UserError(f"{show(path)} can't be read ({reason(error)}): {ways_out}.") from None
     old = saved["settings"]
     changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
     shapes = ("image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm")

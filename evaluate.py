@@ -142,7 +142,7 @@ def load_network(name: str, weights: str, machine: GAN.Machine) -> FeatureExtrac
     except NotImplementedError:
         raise UserError(f"{name} can't take its weights from a file") from None
     except Exception as error:  # of reading, of downloading, of weights for another network
-        reason = str(error).partition("\n")[0]
+        reason = GAN.reason(error)
         if weights:
             raise UserError(f"{weights} holds no weights of {name} ({reason})") from None
         raise UserError(
@@ -308,7 +308,12 @@ class Scorer:
         written to, under a key made of the pictures, the network and its weights.
         """
         if len(data) < 4:
-            raise UserError("a score takes 4 pictures, and means little with less than 100")
+            raise UserError("a score takes 4 pictures")
+        if len(data) < 200:
+            GAN.say(
+                f"With {len(data)} pictures the score is rough, and they are soon learnt by heart: "
+                "hundreds are better, thousands good."
+            )
         rng = torch.Generator().manual_seed(0)
         self.noise = torch.randn(N_SCORE, noise_size, 1, 1, generator=rng)
         self.step, self.network = step, load_network(network, weights, machine)
@@ -412,7 +417,7 @@ def diagnose(history: list[Row], step: int) -> dict[str, str]:
     if loss_d > 5 or loss_g > 100:
         found["diverged"] = (
             f"The losses are out of bounds (loss_d {loss_d:.3g}, loss_g {loss_g:.3g}): one network "
-            "makes steps that are too large. Start anew with lower lr_g and lr_d."
+            "makes steps that are too large. Start anew (fresh=True) with lower lr_g and lr_d."
         )
     elif now["images"] < step and now["epoch"] >= 10:
         found["no turns"] = (
@@ -424,7 +429,7 @@ def diagnose(history: list[Row], step: int) -> dict[str, str]:
             f"The generator has not changed since epoch {last['epoch']}: its steps are too small "
             "to see. Give it a higher lr_g."
         )
-    elif last and max(row["loss_g"] or 1 for row in (last, now)) < 0.05:
+    elif last and all(row["loss_g"] is not None and row["loss_g"] < 0.05 for row in (last, now)):
         found["discriminator beaten"] = (
             f"The discriminator takes all that is drawn for real (loss_g {loss_g:.4f}), so the "
             "generator learns nothing from it. Let it learn more: a smaller d_every, a larger lr_d "
@@ -433,20 +438,21 @@ def diagnose(history: list[Row], step: int) -> dict[str, str]:
     elif now["variety"] < most_varied / 3 and most_varied > 0.3:
         found["collapsed"] = (
             f"The generator has collapsed: {same}, and were {most_varied:.2f} times. Start anew "
-            "with a lower lr_g, a larger batch_size or dis_norm=batch; generator-best.pt is from "
-            "before."
+            "(fresh=True) with a lower lr_g, a larger batch_size or dis_norm=batch; "
+            "generator-best.pt is from before."
         )
     elif stuck > STUCK and real and fake and min(real) > 0.98 and max(fake) < 0.02:
         found["discriminator has won"] = (
             f"The discriminator has won: D(x) {now['d_real']:.4f}, D(G(z)) {now['d_fake']:.4f}, "
-            f"{still}, and {same}. Start anew with dis_norm=batch, g_every=1, a smaller lr_d or "
-            "dis_fm."
+            f"{still}, and {same}. Start anew (fresh=True) with dis_norm=batch, g_every=1, a "
+            "smaller lr_d or dis_fm."
         )
     elif stuck > STUCK:
         found["nothing improves"] = (
             f"Nothing improves any more: {still}, since epoch {best['epoch']} "
             f"({best['score']:.1f}; now {now['score']:.1f}). It is time to stop: generator-best.pt "
-            "has the best. Lower rates, a longer ema or more feature maps may lead further."
+            "has the best. More pictures, lower rates, a longer ema or more feature maps may lead "
+            "further."
         )
     if shaped and now["novelty"] < 0.4:  # noise is near to pictures of one colour
         found["copies"] = (
@@ -481,6 +487,8 @@ def load_generator(path: Path) -> tuple[Module, dict[str, Any]]:
     """A generator that GAN.py has saved, and the settings that it was trained with."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
+        if "parts" in saved:
+            raise ValueError("it is a checkpoint; generator.pt lies beside it")
         settings = saved["settings"]
         sizes = (settings[name] for name in ("image_size", "noise_size", "gen_fm"))
         gen = GAN.Generator(*sizes)
@@ -488,8 +496,7 @@ def load_generator(path: Path) -> tuple[Module, dict[str, Any]]:
     except OSError as error:
         raise UserError(f"{error}") from None
     except Exception as error:  # torch.load and load_state_dict raise many kinds
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} is no generator.pt of GAN.py ({reason})") from None
+        raise UserError(f"{path} is no generator.pt of GAN.py ({GAN.reason(error)})") from None
     return gen, settings
 
 
@@ -509,6 +516,20 @@ def nearest_figure(path: Path, drawn: Tensor, data: Tensor) -> None:
     GAN.save_grid(path, torch.stack(pairs).permute(0, 3, 1, 2).float().sub(127.5).div(127.5))
 
 
+def load_networks(args: argparse.Namespace, machine: GAN.Machine) -> dict[str, Any]:
+    """The networks of the command line by their names, less those that can't be downloaded."""
+    networks: dict[str, Any] = {}
+    for name in args.networks:
+        try:
+            weights = "" if name == "lite0" else args.weights
+            networks[name] = load_network(name, weights, machine)
+        except UserError as error:
+            if weights or args.networks == [name]:
+                raise
+            print(f"{name} is left out: {error}.")
+    return networks
+
+
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what the command line names; print it, write JSON and figure, and return the JSON."""
     machine = GAN.choose_machine(args.device, "fp32")
@@ -526,7 +547,11 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     data, _ = GAN.load_pictures(args.data.absolute(), side, out)
     n = min(args.n, len(data) // 2, there)
     if n < 20:
-        raise UserError("there are too few pictures to measure anything: 20, and 40 real ones.")
+        raise UserError(
+            f"there are too few pictures: {there} and {len(data)} real ones, where 20 and 40 are "
+            "the least that can be measured"
+        )
+    networks = load_networks(args, machine)
     real, others = (data[i] for i in torch.randperm(len(data), generator=rng)[: 2 * n].split(n))
     if args.what.suffix == ".pt":
         noise = torch.randn(n, settings["noise_size"], 1, 1, generator=rng)
@@ -540,14 +565,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     packages = ("torch", "torch-fidelity", "timm")
     result |= {"versions": {p: version(p) for p in packages}, "date": time.ctime()}
     result["device"] = machine.name
-    for name in args.networks:
-        try:
-            network = load_network(name, "" if name == "lite0" else args.weights, machine)
-        except UserError as error:
-            if name == "lite0" or args.weights:
-                raise
-            print(f"\n{name} is left out: {error}.")
-            continue
+    for name, network in networks.items():
         sets = {"drawn": fake, "real": real, "floor": others}
         features = {key: look(network, [x], n, f"{name}, {key}") for key, x in sets.items()}
         print("comparing them ...", flush=True)
@@ -586,7 +604,12 @@ def main() -> None:
     )
     parser.add_argument("what", type=Path, help="generator.pt, or pictures: a folder or zip file")
     parser.add_argument("data", type=Path, help="the real pictures: a folder or zip file")
-    parser.add_argument("--n", type=int, default=10_000, help="pictures of each kind (10,000)")
+    parser.add_argument(
+        "--n",
+        type=int,
+        default=10_000,
+        help="pictures of each kind (10,000); measures depend on it",
+    )
     parser.add_argument("--size", type=int, default=96, help="pixels a side, for two folders (96)")
     parser.add_argument(
         "--networks", default="lite0,inception-v3-compat", help="names, with commas between them"
@@ -596,9 +619,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for what comes out")
     args = parser.parse_args()
     args.networks = args.networks.split(",")
+    known = list(FEATURE_EXTRACTORS_REGISTRY)
     for name in args.networks:
-        if name not in FEATURE_EXTRACTORS_REGISTRY:
-            parser.error(f"no network is called {name}: {', '.join(FEATURE_EXTRACTORS_REGISTRY)}")
+        if name not in known:
+            parser.error(f"no network is called {name!r}; there are {', '.join(known)}")
+    if args.weights and args.networks == ["lite0"]:
+        parser.error("--weights is for other networks than lite0")
+    if args.n < 20 or args.size < 32:
+        parser.error("--n must be 20 or more, and --size 32 or more")
+    for path in (args.what, args.data):
+        if not path.exists():
+            parser.error(f"there is no {path}")
     try:
         evaluate(args)
     except (UserError, OSError) as error:

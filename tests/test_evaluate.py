@@ -338,6 +338,7 @@ def test_a_score_of_very_few_pictures(gan: Run, faces: Path, tmp_path: Path) -> 
             out = f"--img_dir={tmp_path / str(n)}"
             said = gan(f"--data_dir={few}", "--n_epoch=2", "--g_every=1", LITE0, out).stdout
             assert ("a score takes 4 pictures" in said) == (n < 4)
+            assert ("the score is rough" in said) == (n >= 4)
             assert all((row["score"] != "") == (n >= 4) for row in rows(tmp_path / str(n)))
 
 
@@ -472,23 +473,33 @@ def test_evaluating_a_generator(
     assert result["lite0"]["drawn"]["frechet"] > result["lite0"]["floor"]["frechet"] > 0
     assert len(tiles(tmp_path / "img" / "generator-nearest.png")) == 32
     (tmp_path / "empty").mkdir()
+    (tmp_path / "few").mkdir()
+    for picture in sorted(faces.glob("*.png"))[:3]:
+        shutil.copy(picture, tmp_path / "few")
     (tmp_path / "no.pt").write_bytes(b"nothing")
+    wrong = [generator, faces, f"--weights={tmp_path / 'no.pt'}"]
     for words, expected in (
-        ([tmp_path / "img" / "checkpoint.pt", faces], "is no generator.pt"),
+        ([tmp_path / "img" / "checkpoint.pt", faces], "generator.pt lies beside it"),
         ([tmp_path / "no.pt", faces], "is no generator.pt"),
-        ([tmp_path / "missing.pt", faces], "No such file"),
         ([tmp_path / "empty", faces], "No picture"),
         ([generator, tmp_path / "empty"], "No picture"),
-        ([generator, faces, "--networks=lite0", "--n=10"], "too few"),
+        ([tmp_path / "few", faces, "--size=32"], "too few pictures: 3 and 40 real ones"),
+        (wrong, "holds no weights of inception-v3-compat"),
     ):
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words)])
         with pytest.raises(SystemExit) as end:
             evaluate.main()
         assert str(end.value).startswith("evaluate.py: ") and expected in str(end.value)
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(generator), str(faces), "--networks=x"])
-    with pytest.raises(SystemExit):
-        evaluate.main()
-    assert "no network is called x" in capsys.readouterr().err
+    assert json.loads((tmp_path / "img" / "generator-scores.json").read_text()) == result
+    for what, word, expected in (
+        (generator, "--networks=x", "no network is called 'x'"),
+        (generator, "--n=10", "--n must be 20 or more"),
+        (tmp_path / "missing.pt", "--n=20", "there is no "),
+    ):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", str(what), str(faces), word])
+        with pytest.raises(SystemExit):
+            evaluate.main()
+        assert expected in capsys.readouterr().err
 
 
 def test_losses_that_are_no_numbers_end_the_run_and_spoil_nothing(
@@ -549,6 +560,14 @@ def test_the_best_is_the_lowest_score_by_the_same_network_on_the_same_pictures()
     other = [row(i, score, floor=1) for i, score in ((10, 100.0), (11, 101.0), (12, 99.0))]
     best = [evaluate.is_best([*history, *other[: i + 1]]) for i in range(3)]
     assert best == [True, False, True]
+
+
+def test_a_generator_that_always_passes_beats_the_discriminator() -> None:
+    history = [row(100 * i, 2000 + i, loss_d=9e-9, loss_g=0.0) for i in range(1, 4)]
+    found = [evaluate.diagnose(history[:i], 10).keys() for i in range(1, 4)]
+    assert found == [set(), {"discriminator beaten"}, {"discriminator beaten"}]
+    idle: evaluate.Row = {"loss_g": None}
+    assert not evaluate.diagnose([history[0], history[1] | idle], 10)
 
 
 def test_few_batches_an_epoch_are_no_fault() -> None:
