@@ -57,7 +57,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Generator as Rng, Tensor, nn
 from torch.nn import Module
-from torch.optim import Adam, Optimizer
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
+from torch.optim import SGD, Adam, Optimizer
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -73,19 +75,40 @@ flip = False  # True: mirror every picture half of the time
 noise_size = 100  # numbers that the generator makes a face from
 gen_fm = 32  # feature maps before the generator's last layer; 128 in the DCGAN paper
 dis_fm = 32  # feature maps after the discriminator's first layer; 128 in the paper
-dis_norm = "none"  # "none", or "batch": batch norm in all but the discriminator's outer layers
+kernel = 4  # of the convolutions that halve or double the side: 4, or 5
+bias = True  # False: convolutions without biases
+dis_norm = "none"  # "none", "batch" (all but the discriminator's outer layers) or "spectral"
+dis_dropout = 0.0  # share of the discriminator's feature maps that a step does without
 init = "torch"  # first weights: "torch" (PyTorch's own) or "dcgan" (normal, deviation 0.02)
 
 # training
+loss = "bce"  # "bce", "bce-sum" (summed over the batch), "hinge", "wgan-gp" or "rpgan"
 batch_size = 256  # pictures a step
 d_every = 1  # train the discriminator on every d_every-th batch
 g_every = 5  # train the generator on every g_every-th batch
 n_epoch = 200  # passes over all pictures
-lr_g = 2e-4  # learning rate of the generator (Adam)
-lr_d = 2e-4  # learning rate of the discriminator (Adam)
-beta1 = 0.5  # Adam's memory of the gradient: with its usual 0.9, GANs oscillate
-beta2 = 0.999  # Adam's memory of the squared gradient
+optim_g = "adam"  # the generator's optimiser: "adam" or "sgd"
+optim_d = "adam"  # the discriminator's
+lr_g = 2e-4  # learning rate of the generator
+lr_d = 2e-4  # learning rate of the discriminator
+lr_decay = "none"  # "linear" or "cosine": both rates fall, to 0 at the end of n_epoch
+beta1_g = 0.5  # Adam's memory of the gradient: with its usual 0.9, GANs oscillate
+beta1_d = 0.5
+beta2_g = 0.999  # Adam's memory of the squared gradient
+beta2_d = 0.999
+weight_decay_g = 0.0  # pull on the generator's weights towards 0
+weight_decay_d = 0.0
 ema = 50_000  # half-life of the generator's moving average, in pictures; 0: no average
+
+# against a discriminator that wins
+gp = 10.0  # weight λ of wgan-gp's gradient penalty, which draws |∇D| to 1 between real and drawn
+r1 = 0.0  # weight γ of a penalty on the discriminator's gradient at real pictures; rpgan wants some
+r2 = 0.0  # weight γ of the same at drawn pictures
+gp_every = 1  # turns of the discriminator to one with penalties, which then weigh so much more
+label_smoothing = 0.0  # bce: real pictures' label is 1 less this
+instance_noise = (
+    0.0  # deviation of noise on all that the discriminator sees; 0 at the end of n_epoch
+)
 
 # how good it is
 score_by = "lite0"  # network that judges: "lite0", "inception-v3-compat" (FID), ...; "none"
@@ -102,6 +125,7 @@ dry_run = False  # True: try everything out in a temporary folder and say what a
 seed = 0  # of weights, order and noise: on a CPU, two runs with the same seed are equal
 device = "auto"  # "auto", "cuda", "cuda:1", "mps" or "cpu"
 precision = "auto"  # "auto" (bf16 or fp16 where the hardware is fast at it), "fp32", "bf16", "fp16"
+deterministic = False  # True: only algorithms that give the same result each time, if slower
 compile = True  # on CUDA, launch all kernels of a step at once (a CUDA graph); False: one by one
 
 # ---- reading settings from recipe and command line -----------------------------------------------
@@ -117,6 +141,8 @@ def one_of(*choices: Any) -> Rule:
     return type(choices[0]), lambda v: v in choices, "one of " + ", ".join(map(str, choices))
 
 
+NOT_NEGATIVE: Rule = float, lambda v: 0 <= v < math.inf, "a number from 0 up"
+BELOW_ONE: Rule = float, lambda v: 0 <= v < 1, "a number from 0 to below 1"
 SCORES = ["none", "lite0", "inception-v3-compat", "clip-vit-b-32", "clip-vit-l-14"]
 SCORES += [f"dinov2-vit-{size}-14" for size in "sbl"]
 RULES: dict[str, Rule] = {
@@ -124,12 +150,18 @@ RULES: dict[str, Rule] = {
     for names, rule in (
         ("data_dir img_dir device", (str, str.strip, "a name")),
         ("noise_size gen_fm dis_fm batch_size d_every g_every n_epoch save_every", from_up(1)),
+        ("gp_every", from_up(1)),
         ("ema seed score_every", from_up(0)),
-        ("flip fresh dry_run compile", (bool, lambda v: True, "True or False")),
+        ("flip fresh dry_run compile bias deterministic", (bool, lambda v: True, "True or False")),
         ("lr_g lr_d", (float, lambda v: 0 < v < math.inf, "a number above 0")),
-        ("beta1 beta2", (float, lambda v: 0 <= v < 1, "a number from 0 to below 1")),
+        ("gp r1 r2 weight_decay_g weight_decay_d instance_noise", NOT_NEGATIVE),
+        ("beta1_g beta1_d beta2_g beta2_d dis_dropout label_smoothing", BELOW_ONE),
         ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
-        ("dis_norm", one_of("none", "batch")),
+        ("kernel", one_of(4, 5)),
+        ("dis_norm", one_of("none", "batch", "spectral")),
+        ("loss", one_of("bce", "bce-sum", "hinge", "wgan-gp", "rpgan")),
+        ("optim_g optim_d", one_of("adam", "sgd")),
+        ("lr_decay", one_of("none", "linear", "cosine")),
         ("init", one_of("torch", "dcgan")),
         ("precision", one_of("auto", "fp32", "bf16", "fp16")),
         ("score_by", one_of(*SCORES)),
@@ -223,8 +255,11 @@ class Machine:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-def choose_machine(device: str, precision: str) -> Machine:
+def choose_machine(device: str, precision: str, deterministic: bool = False) -> Machine:
     """The machine that the settings ask for; "auto" takes the fastest device and precision."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's torch asks for it
+    torch.use_deterministic_algorithms(deterministic)
     if device == "auto":
         mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
@@ -236,7 +271,8 @@ def choose_machine(device: str, precision: str) -> Machine:
     if place.type == "cuda":
         torch.cuda.set_device(place)
         torch.cuda.set_stream(torch.cuda.Stream())  # the default one allows no CUDA graphs
-        torch.backends.cudnn.benchmark = True  # batches have one shape: look for the best way once
+        # Batches have one shape: look for the best way once (another one each time).
+        torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.allow_tf32 = precision != "fp32"  # asked for, it is what it says
         name, generation = torch.cuda.get_device_name(), torch.cuda.get_device_capability()[0]
         fast = "bf16" if generation >= 8 else "fp16" if generation == 7 else "fp32"
@@ -504,23 +540,26 @@ def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> 
 # ---- networks ------------------------------------------------------------------------------------
 #
 # One rule for every size 2^k or 3·2^k: feature maps of 4x4 at the deep end, doubled stage by stage
-# (kernel 4, stride 2, padding 1) to the last stage, which doubles or triples (kernel 5, stride 3,
-# padding 1) to the picture. Halving the side doubles the feature maps. At 96:
+# (kernel 4, stride 2, padding 1; or 5, 2, 2) to the last stage, which doubles or triples (kernel 5,
+# stride 3, padding 1) to the picture. Halving the side doubles the feature maps. At 96:
 #
 #     generator      noise 100 > 8·fm 4x4 > 4·fm 8x8 > 2·fm 16x16 > fm 32x32 > 3 96x96
 #     discriminator  3 96x96 > fm 32x32 > 2·fm 16x16 > 4·fm 8x8 > 8·fm 4x4 > 1 logit
 
 
-def convolutions(image_size: int, fm: int, end: int) -> list[tuple[int, int, int, int, int]]:
+def convolutions(
+    image_size: int, fm: int, end: int, kernel: int
+) -> list[tuple[int, int, int, int, int]]:
     """(channels deep, channels shallow, kernel, stride, padding) from 1x1 up to the picture."""
     fms, side = [fm], 4
     while image_size > 3 * side:
         fms, side = [2 * fms[0], *fms], 2 * side
     if image_size not in (2 * side, 3 * side):
         raise ValueError(f"image_size must be 2^k or 3·2^k from 8 up, not {image_size}")
-    k = image_size // side
-    doubling = [(deep, shallow, 4, 2, 1) for deep, shallow in pairwise(fms)]
-    return [(end, fms[0], 4, 1, 0), *doubling, (fm, 3, k + 2, k, 1)]
+    double, triple = (kernel, 2, kernel // 2 - (kernel == 4)), (5, 3, 1)
+    last = double if image_size == 2 * side else triple
+    doubling = [(deep, shallow, *double) for deep, shallow in pairwise(fms)]
+    return [(end, fms[0], 4, 1, 0), *doubling, (fm, 3, *last)]
 
 
 class Generator(nn.Sequential):
@@ -529,10 +568,13 @@ class Generator(nn.Sequential):
     The DCGAN generator (Radford et al. 2016): transposed convolutions, batch norm and ReLU, tanh.
     """
 
-    def __init__(self, image_size: int, noise_size: int, fm: int) -> None:
+    def __init__(
+        self, image_size: int, noise_size: int, fm: int, kernel: int = 4, bias: bool = True
+    ) -> None:
         layers: list[Module] = []
-        for deep, shallow, kernel, stride, padding in convolutions(image_size, fm, noise_size):
-            layers.append(nn.ConvTranspose2d(deep, shallow, kernel, stride, padding))
+        for deep, shallow, k, stride, pad in convolutions(image_size, fm, noise_size, kernel):
+            more = max(0, stride + 2 * pad - k)  # of an odd kernel: it would be one pixel short
+            layers.append(nn.ConvTranspose2d(deep, shallow, k, stride, pad, more, bias=bias))
             layers += [nn.BatchNorm2d(shallow), nn.ReLU(inplace=True)]
         super().__init__(*layers[:-2], nn.Tanh())
 
@@ -540,18 +582,32 @@ class Generator(nn.Sequential):
 class Discriminator(nn.Sequential):
     """Pictures (N, 3, image_size, image_size), -1 to 1 → logits (N,), high for real ones.
 
-    The generator's mirror image: convolutions and LeakyReLU 0.2; norm = "batch" puts batch norm
-    after all but the first and the last of them, as the DCGAN paper does.
+    The generator's mirror image: convolutions and LeakyReLU 0.2. norm = "batch" puts batch norm
+    after all but the first and the last of them, as the DCGAN paper does; "spectral" divides every
+    weight by its largest singular value (Miyato et al. 2018). dropout is the share of feature maps
+    that are set to 0 between two convolutions.
     """
 
-    def __init__(self, image_size: int, fm: int, norm: str = "none") -> None:
+    def __init__(
+        self,
+        image_size: int,
+        fm: int,
+        norm: str = "none",
+        kernel: int = 4,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
         layers: list[Module] = []
-        for deep, shallow, kernel, stride, padding in reversed(convolutions(image_size, fm, 1)):
-            layers.append(nn.Conv2d(shallow, deep, kernel, stride, padding))
-            if norm == "batch" and deep not in (fm, 1):
+        for deep, shallow, k, stride, pad in reversed(convolutions(image_size, fm, 1, kernel)):
+            layer = nn.Conv2d(shallow, deep, k, stride, pad, bias=bias)
+            layers.append(spectral_norm(layer) if norm == "spectral" else layer)
+            if deep == 1:
+                break
+            if norm == "batch" and deep != fm:
                 layers.append(nn.BatchNorm2d(deep))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
-        super().__init__(*layers[:-1], nn.Flatten(0))
+            layers += [nn.Dropout2d(dropout)] if dropout else []
+        super().__init__(*layers, nn.Flatten(0))
         self.norm = norm
 
 
@@ -560,7 +616,9 @@ def init_dcgan(module: Module) -> None:
     """First weights of the DCGAN paper, for module.apply(): N(0, 0.02); batch norm N(1, 0.02)."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)):
         mean = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0
-        module.weight.normal_(mean, 0.02)
+        whole: Any = module  # a spectral norm keeps the weight before it elsewhere
+        weight = whole.parametrizations.weight.original if is_parametrized(whole) else whole.weight
+        weight.normal_(mean, 0.02)
         if module.bias is not None:
             module.bias.zero_()
 
@@ -574,6 +632,31 @@ def ema_decay(half_life: float, images: int, step_images: int) -> float:
     return 0.5 ** (step_images / max(min(half_life, 0.05 * images), 1e-8))
 
 
+def make_optimiser(kind: str, net: Module, lr: float | Tensor, rule: Dict) -> Optimizer:
+    """Adam (Kingma and Ba 2015), or SGD, without momentum, which leaves out what only Adam has."""
+    make: Any = {"adam": Adam, "sgd": SGD}[kind]
+    opt: Optimizer = make(net.parameters(), lr, fused=True)
+    follow(opt, lr, rule)
+    return opt
+
+
+def follow(opt: Optimizer, lr: float | Tensor, rule: Dict) -> None:
+    """Let an optimiser go on with these values."""
+    group = opt.param_groups[0]
+    group.update({name: value for name, value in rule.items() if name in group}, lr=lr)
+
+
+def set_rate(opt: Optimizer, lr: float) -> None:
+    """Change a learning rate: in place, if it is a tensor, where a CUDA graph reads it."""
+    group = opt.param_groups[0]
+    group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr
+
+
+def decayed(kind: str, done: float) -> float:
+    """What is left of a rate when a share `done` of a run is: of 1, "linear" or "cosine" to 0."""
+    return {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[kind]
+
+
 @torch.no_grad()
 def update_ema(average: Module, model: Module, decay: float) -> None:
     """average ← decay · average + (1 - decay) · model, batch norm's statistics included."""
@@ -583,14 +666,18 @@ def update_ema(average: Module, model: Module, decay: float) -> None:
 
 
 # ---- losses --------------------------------------------------------------------------------------
+#
+# From logits (N,) to a number. D, for the losses that have probabilities, is sigmoid(logit), and
+# -log sigmoid(x) = softplus(-x), which never overflows.
 
 
-def bce_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """-E log D(x) - E log(1 - D(G(z))), D = sigmoid(logit) (Goodfellow et al. 2014, eq. 1).
+def bce_d(real_logits: Tensor, fake_logits: Tensor, smoothing: float = 0.0) -> Tensor:
+    """-E log D(x) - E log(1 - D(G(z))) (Goodfellow et al. 2014, eq. 1).
 
-    From logits (N,) to a number: -log sigmoid(x) = softplus(-x), which never overflows.
+    smoothing: real pictures' label is 1 - smoothing (Salimans et al. 2016, section 3.4).
     """
-    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+    real = F.softplus(-real_logits) + smoothing * real_logits
+    return real.mean() + F.softplus(fake_logits).mean()
 
 
 def bce_g(fake_logits: Tensor) -> Tensor:
@@ -598,34 +685,145 @@ def bce_g(fake_logits: Tensor) -> Tensor:
     return F.softplus(-fake_logits).mean()
 
 
+def hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E max(0, 1 - D(x)) + E max(0, 1 + D(G(z))) (Lim and Ye 2017, arXiv 1705.02894)."""
+    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+
+
+def wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E D(G(z)) - E D(x), less a Wasserstein distance (Arjovsky et al. 2017, eq. 2)."""
+    return fake_logits.mean() - real_logits.mean()
+
+
+def wasserstein_g(fake_logits: Tensor) -> Tensor:
+    """-E D(G(z)) (Arjovsky et al. 2017; for the hinge loss, too)."""
+    return -fake_logits.mean()
+
+
+def relativistic_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E softplus(-(D(x) - D(G(z)))) (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2)."""
+    return F.softplus(fake_logits - real_logits).mean()
+
+
+def relativistic_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+    """E softplus(-(D(G(z)) - D(x))): the same with the roles exchanged."""
+    return F.softplus(real_logits - fake_logits).mean()
+
+
+LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "bce": (bce_d, bce_g),
+    "bce-sum": (bce_d, bce_g),
+    "hinge": (hinge_d, wasserstein_g),
+    "wgan-gp": (wasserstein_d, wasserstein_g),
+    "rpgan": (relativistic_d, relativistic_g),
+}
+
+
+def squared_gradient(dis: Module, pictures: Tensor) -> Tensor:
+    """|∇D(x)|² at each of the pictures (N, 3, S, S): (N,), to be differentiated in turn."""
+    x = pictures.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(dis(x).sum(), x, create_graph=True)
+    return gradient.square().sum((1, 2, 3))
+
+
+def zero_centred(dis: Module, pictures: Tensor) -> Tensor:
+    """½ E |∇D(x)|²: R1 at real pictures, R2 at drawn ones (Mescheder et al. 2018, eq. 9)."""
+    return squared_gradient(dis, pictures).mean() / 2
+
+
+def one_centred(dis: Module, real: Tensor, fake: Tensor) -> Tensor:
+    """E (|∇D(x)| - 1)² at random points between real and drawn pictures (N, 3, S, S), WGAN-GP's
+    (Gulrajani et al. 2017, eq. 3).
+    """
+    between = torch.lerp(fake, real, torch.rand(len(real), 1, 1, 1, device=real.device))
+    norm = (squared_gradient(dis, between) + 1e-12).sqrt()  # whose slope is infinite at 0
+    return (norm - 1).square().mean()
+
+
 # ---- one step of D, one step of G ----------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What the two networks are trained for: the settings of the same names."""
+
+    loss: str = "bce"
+    label_smoothing: float = 0.0
+    gp: float = 0.0
+    r1: float = 0.0
+    r2: float = 0.0
+    instance_noise: Tensor | None = None  # deviation, of no dimension
+
+    def penalty(self, dis: Module, real: Tensor, fake: Tensor) -> Tensor:
+        """The weighted sum of the penalties on D's gradient."""
+        parts = [self.gp * one_centred(dis, real, fake)] if self.loss == "wgan-gp" else []
+        parts += [self.r1 * zero_centred(dis, real)] if self.r1 else []
+        parts += [self.r2 * zero_centred(dis, fake)] if self.r2 else []
+        return torch.stack(parts).sum()
+
+    def seen(self, pictures: Tensor) -> Tensor:
+        """Pictures as the discriminator sees them: with noise (Sønderby et al. 2017) or without."""
+        if self.instance_noise is None:
+            return pictures
+        return pictures + self.instance_noise * torch.randn_like(pictures)
+
+
+BCE = Objective()
+
+
 def d_step(
-    gen: Module, dis: Module, opt_d: Optimizer, machine: Machine, real: Tensor, noise: Tensor
+    gen: Module,
+    dis: Module,
+    opt_d: Optimizer,
+    machine: Machine,
+    real: Tensor,
+    noise: Tensor,
+    aim: Objective = BCE,
+    penalties: float = 0,
 ) -> Tensor:
-    """Train D on real (N, 3, S, S) and noise (N, Z, 1, 1); returns (loss_d, d_real, d_fake)."""
+    """Train D on real (N, 3, S, S) and noise (N, Z, 1, 1); returns (loss_d, d_real, d_fake).
+
+    penalties: how many times to take the penalties of the objective; 0: not at all.
+    """
     with machine.autocast():
         with torch.no_grad():
-            fake = gen(noise)
+            real, fake = aim.seen(real), aim.seen(gen(noise))
         if dis.norm == "batch":  # real and fake pictures each have statistics of their own
             real_logits, fake_logits = dis(real).float(), dis(fake).float()
         else:
             both = dis(torch.cat([real, fake])).float()
             real_logits, fake_logits = both.split(len(real))
-    loss = bce_d(real_logits, fake_logits)
-    descend(loss, opt_d, machine.scaler)
-    d_real, d_fake = (logits.detach().sigmoid().mean() for logits in (real_logits, fake_logits))
-    return torch.stack([loss.detach() / 2, d_real, d_fake])
+    options = {"smoothing": aim.label_smoothing} if aim.label_smoothing else {}
+    loss = LOSSES[aim.loss][0](real_logits, fake_logits, **options)
+    halves = 2 if aim.loss in ("bce", "bce-sum", "hinge") else 1
+    total = loss * len(real) / 2 if aim.loss == "bce-sum" else loss
+    if penalties:  # in float32: a gradient's gradient asks for precision
+        total = total + penalties * aim.penalty(dis, real.float(), fake.float())
+    descend(total, opt_d, machine.scaler)
+    return torch.stack([loss.detach() / halves, *answers(aim, real_logits, fake_logits)])
 
 
-def g_step(gen: Module, dis: Module, opt_g: Optimizer, machine: Machine, noise: Tensor) -> Tensor:
-    """Train G on noise (N, Z, 1, 1); returns its loss."""
+def answers(aim: Objective, *logits: Tensor) -> list[Tensor]:
+    """The mean of D's answers: a probability where the loss has one, or else the logit itself."""
+    probable = aim.loss.startswith("bce")
+    return [(x.detach().sigmoid() if probable else x.detach()).mean() for x in logits]
+
+
+def g_step(
+    gen: Module,
+    dis: Module,
+    opt_g: Optimizer,
+    machine: Machine,
+    noise: Tensor,
+    *real: Tensor,
+    aim: Objective = BCE,
+) -> Tensor:
+    """Train G on noise (N, Z, 1, 1) and, if it is rpgan, real (N, 3, S, S); returns its loss."""
     dis.requires_grad_(False)  # D's weights need no gradient here: a third of the work
     with machine.autocast():
-        fake_logits = dis(gen(noise)).float()
-    loss = bce_g(fake_logits)
-    descend(loss, opt_g, machine.scaler)
+        logits = [dis(aim.seen(pictures)).float() for pictures in (gen(noise), *real)]
+    loss = LOSSES[aim.loss][1](*logits)
+    descend(loss * len(noise) if aim.loss == "bce-sum" else loss, opt_g, machine.scaler)
     dis.requires_grad_(True)
     return loss.detach()
 
@@ -675,7 +873,9 @@ def save_curves(path: Path, history: list[Dict]) -> None:
     axes = figure.subplots(1 + bool(scored), sharex=True, squeeze=False)[:, 0]
     for name, label in (("loss_d", "discriminator (loss_d)"), ("loss_g", "generator (loss_g)")):
         axes[0].plot(epochs, [row[name] for row in history], marker=".", label=label)
-    axes[0].set(title=f"up to epoch {epochs[-1]}", ylabel="binary cross entropy", ylim=(0, None))
+    axes[0].set(title=f"up to epoch {epochs[-1]}", ylabel="loss")
+    if min(row[name] or 0 for row in history for name in ("loss_d", "loss_g")) >= 0:
+        axes[0].set_ylim(0, None)  # wgan-gp's may be negative
     if scored:
         x = [row["epoch"] for row in scored]
         for name, style in (("score", "C2.-"), ("floor", "C7--")):
@@ -732,8 +932,18 @@ def snapshot(parts: Dict, rng: Rng, progress: Progress, settings: Dict) -> Dict:
     """A copy of all there is to go on from, for save_checkpoint() to write as training goes on."""
     states = {name: part.state_dict() for name, part in parts.items()}
     whole = {"format": FORMAT, "settings": settings, "parts": states, "progress": vars(progress)}
-    whole |= {"rng": rng.get_state(), "device": rng.device.type}
+    whole |= {"rng": rng.get_state(), "device": rng.device.type, "torch_rng": torch_rng(rng.device)}
     return tree_map(lambda x: x.to("cpu", copy=True) if isinstance(x, Tensor) else x, whole)
+
+
+def torch_rng(device: torch.device, state: Tensor | None = None) -> Tensor:
+    """The state of torch's own random numbers on a device, which dropout and noise on pictures
+    take; with `state`, that is what it is from now on.
+    """
+    on_gpu: Any = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
+    if state is not None:
+        (on_gpu or torch).set_rng_state(state)
+    return (on_gpu or torch).get_rng_state()
 
 
 def save_checkpoint(out: Path, whole: Dict) -> None:
@@ -762,9 +972,12 @@ def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
         raise UserError(f"{show(path)} can't be read ({reason(error)}): {ways_out}.") from None
     old = saved["settings"]
     changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
-    shapes = ("image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm")
+    shapes = ["image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm", "kernel", "bias"]
+    shapes += ["optim_g", "optim_d"]
     if other := ", ".join(changed[name] for name in shapes if name in changed):
-        raise UserError(f"{show(out)} holds a run of other networks ({other}): {ways_out}.")
+        raise UserError(
+            f"{show(out)} holds a run of other networks or optimisers ({other}): {ways_out}."
+        )
     for name in sorted(changed.keys() - {"img_dir", "n_epoch", "fresh", "dry_run"}):
         too_late = ", too late to have an effect" if name in ("init", "seed") else ""
         say(f"changed since the checkpoint: {changed[name]}{too_late}")
@@ -784,6 +997,7 @@ def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Pro
     p.order = p.order.to(data.device)
     if saved["device"] == rng.device.type:
         rng.set_state(saved["rng"])
+        torch_rng(rng.device, saved.get("torch_rng"))  # which older checkpoints lack
     else:
         say("The checkpoint comes from another kind of device: other random numbers from here on.")
         rng.manual_seed(p.step)
@@ -806,6 +1020,25 @@ def move_aside(out: Path) -> None:
 
 
 # ---- train() -------------------------------------------------------------------------------------
+
+
+def check_together() -> None:
+    """UserError where a setting has no effect, or no sense, beside another."""
+    penalised, probable = loss == "wgan-gp" or r1 or r2, loss.startswith("bce")
+    missing = score_weights and not full_path(score_weights).is_file()
+    for wrong, text in (
+        (label_smoothing and not probable, "label_smoothing is for loss=bce and loss=bce-sum"),
+        (gp_every > 1 and not penalised, "gp_every is for penalties: loss=wgan-gp, r1 or r2"),
+        (loss == "wgan-gp" and not gp, "loss=wgan-gp needs gp above 0"),
+        (loss == "rpgan" and not penalised, "loss=rpgan needs r1 or r2 above 0"),
+        (
+            score_weights and score_by in ("none", "lite0"),
+            f"score_weights is for other networks: score_by is {score_by}",
+        ),
+        (missing, f"score_weights: there is no file {score_weights}"),
+    ):
+        if wrong:
+            raise UserError(text)
 
 
 def catch_signals() -> list[int]:
@@ -899,8 +1132,8 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
         return saved["progress"]["history"]
 
     torch.manual_seed(seed)
-    gen: Module = Generator(image_size, noise_size, gen_fm)
-    dis: Module = Discriminator(image_size, dis_fm, dis_norm)
+    gen: Module = Generator(image_size, noise_size, gen_fm, kernel, bias)
+    dis: Module = Discriminator(image_size, dis_fm, dis_norm, kernel, bias, dis_dropout)
     for net in (gen, dis):
         if init == "dcgan":
             net.apply(init_dcgan)
@@ -909,8 +1142,22 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     average = copy.deepcopy(gen).requires_grad_(False)
     graphs = compile and machine.device.type == "cuda" and machine.dtype != torch.float16
     graphs = graphs and (HERE / "cuda_graph.py").exists()
-    options: Dict = {"betas": (beta1, beta2), "fused": True, "capturable": graphs}
-    opt_g, opt_d = Adam(gen.parameters(), lr_g, **options), Adam(dis.parameters(), lr_d, **options)
+    graphs = graphs and (lr_decay == "none" or "sgd" not in (optim_g, optim_d))  # needs its rate
+    rule_g: Dict = {
+        "betas": (beta1_g, beta2_g),
+        "weight_decay": weight_decay_g,
+        "capturable": graphs,
+    }
+    rule_d: Dict = {
+        "betas": (beta1_d, beta2_d),
+        "weight_decay": weight_decay_d,
+        "capturable": graphs,
+    }
+    rates: list[Any] = [lr_g, lr_d]
+    if graphs and lr_decay != "none":
+        rates = [torch.tensor(lr, device=machine.device) for lr in rates]
+    opt_g = make_optimiser(optim_g, gen, rates[0], rule_g)
+    opt_d = make_optimiser(optim_d, dis, rates[1], rule_d)
     parts: Dict = {"gen": gen, "dis": dis, "average": average, "opt_g": opt_g, "opt_d": opt_d}
     parts |= {"scaler": machine.scaler}
 
@@ -921,12 +1168,12 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     rng = Rng(machine.device).manual_seed(seed)
     if saved:
         p = restore(saved, parts, rng, data, batch)
-        opt_g.param_groups[0].update(options, lr=lr_g)  # the settings rule, not the checkpoint
-        opt_d.param_groups[0].update(options, lr=lr_d)
+        follow(opt_g, rates[0], rule_g)  # the settings rule, not the checkpoint
+        follow(opt_d, rates[1], rule_d)
     else:
         p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
     some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64].to(data.device)
-    real = to_real(data[some], machine)
+    some_real = to_real(data[some], machine)
     save_settings(out / "settings.json", settings, machine, len(data))
     say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine.name}")
     weights = [sum(w.numel() for w in net.parameters()) for net in (gen, dis)]
@@ -938,28 +1185,46 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     def mirrored() -> list[Tensor]:
         return [torch.rand(batch, generator=rng, device=machine.device) < 0.5] if flip else []
 
-    def take_d_turn(pictures: Tensor, noise: Tensor, *mirrored: Tensor) -> Tensor:
-        return d_step(gen, dis, opt_d, machine, to_real(pictures, machine, *mirrored), noise)
+    level = torch.zeros((), device=machine.device) if instance_noise else None
+    aim = Objective(loss, label_smoothing, gp, r1, r2, level)
+    paired, penalised = loss == "rpgan", loss == "wgan-gp" or r1 > 0 or r2 > 0
 
-    turns: list[Callable[..., Tensor]] = [take_d_turn, partial(g_step, gen, dis, opt_g, machine)]
+    def take_d_turn(times: int, noise: Tensor, pictures: Tensor, *mirrored: Tensor) -> Tensor:
+        real = to_real(pictures, machine, *mirrored)
+        return d_step(gen, dis, opt_d, machine, real, noise, aim, times)
+
+    def take_g_turn(noise: Tensor, *pictures: Tensor) -> Tensor:
+        real = [to_real(pictures[0], machine, *pictures[1:])] if pictures else []
+        return g_step(gen, dis, opt_g, machine, noise, *real, aim=aim)
+
+    def fade(done: float) -> None:
+        """What changes from step to step, done being the share of the run that is."""
+        if lr_decay != "none":
+            set_rate(opt_g, lr_g * decayed(lr_decay, done))
+            set_rate(opt_d, lr_d * decayed(lr_decay, done))
+        if level is not None:
+            level.fill_(instance_noise * (1 - done))
+
+    turns: list[Callable[..., Tensor]] = [partial(take_d_turn, 0), partial(take_d_turn, gp_every)]
+    turns.append(take_g_turn)
     if graphs:
         from cuda_graph import Graph
 
         warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
         turns = [Graph(turn) for turn in turns]
-    d_turn, g_turn = turns
+    plain_d_turn, penalised_d_turn, g_turn = turns
     first, before, notice_after = p.step, p.seconds, 10.0
     root = full_path(data_dir)
     places = [out] if dry_run else [root if root.is_dir() else root.parent, out]
     weights_of_it = str(full_path(score_weights)) if score_weights else ""
-    judge_by = (data, noise_size, batch * g_every, machine, score_by, weights_of_it, places)
+    judge_by = (data, noise_size, batch * g_every, loss, machine, score_by, weights_of_it, places)
     judge, write_after = None, 0.0
     caught = catch_signals()
     sys.setswitchinterval(1e-4)  # else drawing curves, a thread, holds this one up for 5 ms a time
     done, total = (p.epoch - 1) * n_batch + p.batch, n_epoch * n_batch
     bar = tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None)
     with bar, ThreadPoolExecutor(1) as writer:
-        writing = writer.submit(save_grid, out / "real.png", real.cpu())
+        writing = writer.submit(save_grid, out / "real.png", some_real.cpu())
         if score_by != "none":
             writer.submit(import_module, "evaluate")  # takes seconds
         while p.epoch <= n_epoch and not caught:
@@ -969,14 +1234,23 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
                 p.order = torch.randperm(len(data), generator=rng, device=rng.device)
                 p.order, p.sums = p.order.to(data.device), torch.zeros_like(p.sums)
             ahead = enumerate(p.order.split(batch)[p.batch : n_batch], p.step + 1)
-            wanted = [index for step, index in ahead if step % d_every == 0]
+            wanted = [
+                index
+                for step, index in ahead
+                if step % d_every == 0 or (paired and step % g_every == 0)
+            ]
             pictures = read_ahead(data, wanted, machine.device)
             for _ in range(p.batch, n_batch):
                 p.batch, p.step, p.images = p.batch + 1, p.step + 1, p.images + batch
-                if p.step % d_every == 0:
-                    p.sums[:3] += d_turn(next(pictures), noise(), *mirrored())
-                if p.step % g_every == 0:
-                    p.sums[3] += g_turn(noise())
+                fade(((p.epoch - 1) * n_batch + p.batch - 1) / total)
+                d_due, g_due = p.step % d_every == 0, p.step % g_every == 0
+                real = [next(pictures)] if d_due or (paired and g_due) else []
+                if d_due:
+                    lazy = not penalised or p.step // d_every % gp_every > 0
+                    d_turn = plain_d_turn if lazy else penalised_d_turn
+                    p.sums[:3] += d_turn(noise(), *real, *mirrored())
+                if g_due:
+                    p.sums[3] += g_turn(noise(), *(real + mirrored() if paired else []))
                     update_ema(average, gen, ema_decay(ema, p.images, g_every * batch))
                 bar.update()
                 elapsed = p.seconds - before + time.perf_counter() - start
@@ -1035,16 +1309,13 @@ def main() -> None:
     sys.modules["GAN"] = sys.modules[__name__]  # for siblings, which import from it
     try:
         read_settings(sys.argv[1:])
+        check_together()
         root, out = full_path(data_dir), full_path(img_dir)
-        if score_weights and score_by in ("none", "lite0"):
-            raise UserError(f"score_weights is for other networks: score_by is {score_by}")
-        if score_weights and not full_path(score_weights).is_file():
-            raise UserError(f"score_weights: there is no file {score_weights}")
         if dry_run:
             from rehearse import rehearse
 
             return rehearse(sys.modules[__name__], root, out)
-        machine = choose_machine(device, precision)
+        machine = choose_machine(device, precision, deterministic)
         data, skipped = load_pictures(root, image_size, out)
         if fresh or not (out / "checkpoint.pt").exists():
             move_aside(out)

@@ -296,13 +296,14 @@ class Scorer:
         data: Tensor,
         noise_size: int,
         step: int,
+        loss: str,
         machine: GAN.Machine,
         network: str,
         weights: str,
         places: Sequence[Path],
     ) -> None:
-        """data: all training pictures, uint8 (P, S, S, 3); step: see diagnose(); network, weights:
-        see load_network().
+        """data: all training pictures, uint8 (P, S, S, 3); step, loss: see diagnose(); network,
+        weights: see load_network().
 
         What is known of real pictures is kept in a file in the first of `places` that can be
         written to, under a key made of the pictures, the network and its weights.
@@ -316,7 +317,7 @@ class Scorer:
             )
         rng = torch.Generator().manual_seed(0)
         self.noise = torch.randn(N_SCORE, noise_size, 1, 1, generator=rng)
-        self.step, self.network = step, load_network(network, weights, machine)
+        self.step, self.loss, self.network = step, loss, load_network(network, weights, machine)
         self.n = min(N_SCORE, len(data) // 2)
         order = torch.randperm(len(data), generator=rng)
         real = data[order[: 2 * self.n].to(data.device)].cpu()
@@ -353,7 +354,7 @@ class Scorer:
         the best so far, and remarks() on the history.
         """
         history[-1] |= self.measure(gen)
-        return is_best(history), remarks(history, self.step)
+        return is_best(history), remarks(history, self.step, self.loss)
 
     def measure(self, gen: Module) -> dict[str, float]:
         """score, floor, variety and novelty of a generator's pictures.
@@ -390,11 +391,12 @@ def is_best(history: list[Row]) -> bool:
     return all(row["score"] >= history[-1]["score"] for row in comparable(history))
 
 
-def diagnose(history: list[Row], step: int) -> dict[str, str]:
+def diagnose(history: list[Row], step: int, loss: str = "bce") -> dict[str, str]:
     """What is wrong with a run, by the kind of fault: the evidence, and what to try.
 
     history: the rows of losses.csv, the last of them with a score. step: pictures that the
-    discriminator sees to a step of the generator, batch_size · g_every. The thresholds lie between
+    discriminator sees to a step of the generator, batch_size · g_every. loss: the setting; only bce
+    has probabilities to judge by, and wgan-gp's losses have no bounds. The thresholds lie between
     what bench/health.py measured on healthy and on broken runs; report.md has the table. Healthy
     runs have shown D(x) = 1, D(G(z)) = 0 and one picture for every noise for their first 300 steps
     of the generator. So neither is a fault unless the score has not improved for a thousand.
@@ -413,8 +415,8 @@ def diagnose(history: list[Row], step: int) -> dict[str, str]:
     shaped = [row["variety"] for row in scored if row["score"] < 0.85 * first["score"]]
     most_varied = max(shaped, default=0)  # noise, which comes first, may be varied, too
     same = f"the pictures are {now['variety']:.2f} times as varied as real ones"
-    found = {}
-    if loss_d > 5 or loss_g > 100:
+    found, probable = {}, loss.startswith("bce")
+    if loss != "wgan-gp" and (loss_d > 5 or loss_g > 100):
         found["diverged"] = (
             f"The losses are out of bounds (loss_d {loss_d:.3g}, loss_g {loss_g:.3g}): one network "
             "makes steps that are too large. Start anew (fresh=True) with lower lr_g and lr_d."
@@ -429,7 +431,11 @@ def diagnose(history: list[Row], step: int) -> dict[str, str]:
             f"The generator has not changed since epoch {last['epoch']}: its steps are too small "
             "to see. Give it a higher lr_g."
         )
-    elif last and all(row["loss_g"] is not None and row["loss_g"] < 0.05 for row in (last, now)):
+    elif (
+        probable
+        and last
+        and all(r["loss_g"] is not None and r["loss_g"] < 0.05 for r in scored[-2:])
+    ):
         found["discriminator beaten"] = (
             f"The discriminator takes all that is drawn for real (loss_g {loss_g:.4f}), so the "
             "generator learns nothing from it. Let it learn more: a smaller d_every, a larger lr_d "
@@ -441,7 +447,7 @@ def diagnose(history: list[Row], step: int) -> dict[str, str]:
             "(fresh=True) with a lower lr_g, a larger batch_size or dis_norm=batch; "
             "generator-best.pt is from before."
         )
-    elif stuck > STUCK and real and fake and min(real) > 0.98 and max(fake) < 0.02:
+    elif probable and stuck > STUCK and real and fake and min(real) > 0.98 and max(fake) < 0.02:
         found["discriminator has won"] = (
             f"The discriminator has won: D(x) {now['d_real']:.4f}, D(G(z)) {now['d_fake']:.4f}, "
             f"{still}, and {same}. Start anew (fresh=True) with dis_norm=batch, g_every=1, a "
@@ -463,11 +469,11 @@ def diagnose(history: list[Row], step: int) -> dict[str, str]:
     return found
 
 
-def remarks(history: list[Row], step: int) -> list[str]:
+def remarks(history: list[Row], step: int, loss: str = "bce") -> list[str]:
     """What diagnose() finds now, and found at none of the three scores before: said once each."""
     scored = [i for i, row in enumerate(history, 1) if row.get("score") is not None]
-    known = {kind for i in scored[-4:-1] for kind in diagnose(history[:i], step)}
-    return [text for kind, text in diagnose(history, step).items() if kind not in known]
+    known = {kind for i in scored[-4:-1] for kind in diagnose(history[:i], step, loss)}
+    return [text for kind, text in diagnose(history, step, loss).items() if kind not in known]
 
 
 # ---- main() --------------------------------------------------------------------------------------
@@ -490,8 +496,9 @@ def load_generator(path: Path) -> tuple[Module, dict[str, Any]]:
         if "parts" in saved:
             raise ValueError("it is a checkpoint; generator.pt lies beside it")
         settings = saved["settings"]
-        sizes = (settings[name] for name in ("image_size", "noise_size", "gen_fm"))
-        gen = GAN.Generator(*sizes)
+        size, noise_size, fm = (settings[k] for k in ("image_size", "noise_size", "gen_fm"))
+        kernel, bias = settings.get("kernel", 4), settings.get("bias", True)
+        gen = GAN.Generator(size, noise_size, fm, kernel, bias)
         gen.load_state_dict(saved["generator"])
     except OSError as error:
         raise UserError(f"{error}") from None

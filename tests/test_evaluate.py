@@ -170,7 +170,7 @@ def test_the_score_sees_faults_variety_sees_collapse_and_novelty_copies(
     avatars: Tensor, tmp_path: Path
 ) -> None:
     train, others = avatars[::2], avatars[1::2]
-    scorer = evaluate.Scorer(train, 8, 64, CPU, "lite0", "", [tmp_path])
+    scorer = evaluate.Scorer(train, 8, 64, "bce", CPU, "lite0", "", [tmp_path])
     good = scorer.measure(Same(others))
     assert good["score"] < 3 * good["floor"]
     assert 0.7 < good["variety"] < 1.3 and 0.7 < good["novelty"] < 1.3
@@ -196,7 +196,7 @@ def test_faces_under_a_weave_are_better_than_none(avatars: Tensor, tmp_path: Pat
     woven = (others + weave).clamp(0, 255).byte()
     torch.manual_seed(0)
     blank = (128 + 20 * torch.randn(200, 1, 1, 3)).expand(-1, 48, 48, -1).clamp(0, 255).byte()
-    scorer = evaluate.Scorer(train, 8, 64, CPU, "lite0", "", [tmp_path])
+    scorer = evaluate.Scorer(train, 8, 64, "bce", CPU, "lite0", "", [tmp_path])
     scores = [scorer.measure(Same(pictures))["score"] for pictures in (woven, blank)]
     assert scores[0] < scores[1] / 3
     # Why a picture is looked at in three sizes: in its own, the weave is all that the network sees.
@@ -211,7 +211,7 @@ def test_measures_do_not_mind_order_and_copies_of_files(avatars: Tensor, tmp_pat
     apart = []
     for name, data in (("once", train), ("twice", torch.cat([train, train]))):
         (tmp_path / name).mkdir()
-        scorer = evaluate.Scorer(data, 8, 64, CPU, "lite0", "", [tmp_path / name])
+        scorer = evaluate.Scorer(data, 8, 64, "bce", CPU, "lite0", "", [tmp_path / name])
         assert scorer.measure(Same(avatars))["novelty"] < 0.1  # copies
         apart.append(float(scorer.real["apart"]))
     assert apart[1] == pytest.approx(apart[0], rel=0.3) and apart[0] > 0.1
@@ -230,7 +230,9 @@ def test_what_is_known_of_real_pictures_is_kept_as_long_as_it_is_true(
     monkeypatch.setattr(evaluate, "look", counting)
 
     def make(data: Tensor, place: Path = tmp_path) -> evaluate.Scorer:
-        return evaluate.Scorer(data, 8, 64, CPU, "lite0", "", [tmp_path / "file" / "no", place])
+        return evaluate.Scorer(
+            data, 8, 64, "bce", CPU, "lite0", "", [tmp_path / "file" / "no", place]
+        )
 
     (tmp_path / "file").write_text("no folder: the next place is taken")
     first = make(avatars[:200])
@@ -271,7 +273,7 @@ def test_a_run_with_a_score(gan: Run, faces: Path, tmp_path: Path) -> None:
     assert len({row["floor"] for row in history if row["score"]}) == 1
     # The best is kept, and it is the best.
     data, _ = GAN.load_pictures(faces, 32, tmp_path)
-    scorer = evaluate.Scorer(data, 8, 64, CPU, "lite0", "", [tmp_path / "stats"])
+    scorer = evaluate.Scorer(data, 8, 64, "bce", CPU, "lite0", "", [tmp_path / "stats"])
     best = min(float(row["score"]) for row in history if row["score"])
     gen, settings = evaluate.load_generator(scored / "generator-best.pt")
     assert scorer.measure(gen)["score"] == pytest.approx(best, rel=1e-3)
@@ -399,7 +401,7 @@ def test_a_run_scored_by_inception(gan: Run, faces: Path, inception: Path, tmp_p
     assert said.count("(floor ") == 2
     data, _ = GAN.load_pictures(faces, 32, tmp_path)
     places = [tmp_path / "stats"]
-    scorer = evaluate.Scorer(data, 8, 64, CPU, "inception-v3-compat", str(inception), places)
+    scorer = evaluate.Scorer(data, 8, 64, "bce", CPU, "inception-v3-compat", str(inception), places)
     gen, _ = evaluate.load_generator(tmp_path / "img" / "generator.pt")
     last = rows(tmp_path / "img")[-1]
     assert float(last["score"]) == pytest.approx(scorer.measure(gen)["score"], rel=1e-3)

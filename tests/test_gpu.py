@@ -148,7 +148,9 @@ def test_a_score_is_the_same_as_on_the_cpu(tmp_path: Path) -> None:
     for device in (torch.device("cpu"), torch.device("cuda")):
         for place in (data, data.to(device)):
             machine = GAN.choose_machine(str(device), "fp32")
-            scorer = evaluate.Scorer(place, 20, 64, machine, "lite0", "", [tmp_path / str(device)])
+            scorer = evaluate.Scorer(
+                place, 20, 64, "bce", machine, "lite0", "", [tmp_path / str(device)]
+            )
             found.append(scorer.measure(gen.to(device)))
     for measured in found[1:]:
         assert measured == pytest.approx(found[0], rel=0.02)

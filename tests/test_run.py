@@ -25,6 +25,12 @@ COLUMNS = ["epoch", "loss_d", "loss_g", "d_real", "d_fake", "score", "floor", "v
 COLUMNS += ["images", "seconds", "images_per_second"]
 
 
+EVERYTHING = (  # that draws random numbers, or depends on how far a run has come
+    "--loss=rpgan --r1=1 --r2=0.1 --gp_every=2 --d_every=2 --dis_dropout=0.2 --instance_noise=0.1 "
+    "--lr_decay=cosine --optim_d=sgd --dis_norm=spectral --weight_decay_g=1e-3"
+)
+
+
 def rows(out: Path) -> list[dict[str, str]]:
     with open(out / "losses.csv") as file:
         return list(csv.DictReader(file))
@@ -196,11 +202,12 @@ def test_quick96(gan: Run, faces: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "more"), [(signal.SIGINT, ""), (signal.SIGTERM, EVERYTHING)])
 def test_interrupted_anywhere_it_goes_on_as_if_nothing_had_happened(
-    gan: Run, faces: Path, tmp_path: Path, number: signal.Signals
+    gan: Run, faces: Path, tmp_path: Path, number: signal.Signals, more: str
 ) -> None:
     words = [f"--data_dir={faces}", "--n_epoch=60", "--batch_size=4", "--g_every=3", "--flip"]
+    words += more.split()
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     gan(*words, f"--img_dir={whole}")
     command = [sys.executable, str(ROOT / "GAN.py"), *TINY, *words, f"--img_dir={parts}"]

@@ -16,7 +16,7 @@ from conftest import ROOT, Run, found
 DEFAULTS = {
     "data_dir": "data", "image_size": 96, "flip": False, "noise_size": 100, "gen_fm": 32,
     "dis_fm": 32, "dis_norm": "none", "init": "torch", "batch_size": 256, "d_every": 1,
-    "g_every": 5, "n_epoch": 200, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.5, "beta2": 0.999,
+    "g_every": 5, "n_epoch": 200, "lr_g": 2e-4, "lr_d": 2e-4, "beta1_g": 0.5, "beta2_g": 0.999,
     "img_dir": "img", "save_every": 10, "fresh": False, "dry_run": False, "device": "auto",
     "precision": "auto", "compile": True, "score_by": "lite0", "score_weights": "",
     "score_every": 0,
@@ -101,7 +101,7 @@ def test_paths_on_the_command_line_start_where_the_user_is(
         ("--n_epoch=True", "n_epoch must be a whole number from 1 up, not True"),
         ("--n_epoch=", "n_epoch must be a whole number from 1 up, not ''"),
         ("--image_size=100", "image_size must be one of 32, 48, 64, 96, 128, 192, 256, not 100"),
-        ("--beta1=1", "beta1 must be a number from 0 to below 1, not 1.0"),
+        ("--beta1_g=1", "beta1_g must be a number from 0 to below 1, not 1.0"),
         ("--lr_d=0", "lr_d must be a number above 0, not 0.0"),
         ("--lr_d=1e999", "lr_d must be a number above 0, not inf"),
         ("--lr_d=nan", "lr_d must be a number above 0, not 'nan'"),
