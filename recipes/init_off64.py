@@ -1,0 +1,20 @@
+"""FakeFaceGen's first of four: PyTorch's own first weights, Adam.
+
+With init_on64, sgd64 and sgd_init64 it compares first weights and optimisers. Its author saw D
+converge alike with both kinds of first weights, and G lower with the DCGAN paper's. The report
+leaves open width, batch, rates and epochs: here they are the tutorial's (64 maps, 128, 2e-4) and
+25, with one step of D to one of G.
+"""
+
+img_dir = "img/init_off64"
+
+image_size = 64
+gen_fm = 64
+dis_fm = 64
+dis_norm = "batch"
+
+batch_size = 128
+g_every = 1
+n_epoch = 25
+ema = 0
+save_every = 5

@@ -1,0 +1,20 @@
+"""FakeFaceGen's second of four: first weights from N(0, 0.02), Adam.
+
+Its author saw G's loss converge lower than with PyTorch's own weights (init_off64), and pictures
+that were hardly better. The report leaves open width, batch, rates and epochs: here they are the
+tutorial's (64 maps, 128, 2e-4) and 25, with one step of D to one of G.
+"""
+
+img_dir = "img/init_on64"
+
+image_size = 64
+gen_fm = 64
+dis_fm = 64
+dis_norm = "batch"
+init = "dcgan"
+
+batch_size = 128
+g_every = 1
+n_epoch = 25
+ema = 0
+save_every = 5

@@ -1,0 +1,25 @@
+"""FakeFaceGen's last of four: SGD, and first weights from N(0, 0.02). It is known to fail.
+
+Its author saw D's loss collapse at once and pictures stay noise, as without (sgd64). The report
+leaves open width, batch, rates and epochs: here they are the tutorial's (64 maps, 128) and 25,
+with one step of D to one of G; 0.01 is a usual rate of SGD.
+"""
+
+img_dir = "img/sgd_init64"
+
+image_size = 64
+gen_fm = 64
+dis_fm = 64
+dis_norm = "batch"
+init = "dcgan"
+
+batch_size = 128
+g_every = 1
+n_epoch = 25
+ema = 0
+save_every = 5
+
+optim_g = "sgd"
+optim_d = "sgd"
+lr_g = 0.01
+lr_d = 0.01

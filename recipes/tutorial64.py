@@ -1,0 +1,22 @@
+"""PyTorch's DCGAN tutorial, at 64x64: batch norm in both networks, no biases, five epochs.
+
+The tutorial trains on CelebA, and expects D's answers to end near 1/2. One thing differs here: G
+learns from new noise, where the tutorial takes the batch that D has just seen.
+"""
+
+img_dir = "img/tutorial64"
+
+image_size = 64
+gen_fm = 64
+dis_fm = 64
+dis_norm = "batch"
+bias = False
+init = "dcgan"
+
+batch_size = 128
+g_every = 1
+n_epoch = 5
+ema = 0
+save_every = 1
+seed = 999
+deterministic = True
