@@ -101,8 +101,8 @@ weight_decay_d = 0.0
 ema = 50_000  # half-life of the generator's moving average, in pictures; 0: no average
 
 # against a discriminator that wins
-gp = 10.0  # weight λ of wgan-gp's gradient penalty, which draws |∇D| to 1 between real and drawn
-r1 = 0.0  # weight γ of a penalty on the discriminator's gradient at real pictures; rpgan wants some
+gp = 10.0  # weight λ of wgan-gp's gradient penalty, which draws |∇D| towards 1
+r1 = 0.0  # weight γ of a penalty on D's gradient at real pictures; rpgan wants some
 r2 = 0.0  # weight γ of the same at drawn pictures
 gp_every = 1  # turns of the discriminator to one with penalties, which then weigh so much more
 label_smoothing = 0.0  # bce: real pictures' label is 1 less this
@@ -762,7 +762,7 @@ class Objective:
         return torch.stack(parts).sum()
 
     def seen(self, pictures: Tensor) -> Tensor:
-        """Pictures as the discriminator sees them: with noise (Sønderby et al. 2017) or without."""
+        """Pictures as D sees them: with noise (Sønderby et al. 2017) or without."""
         if self.instance_noise is None:
             return pictures
         return pictures + self.instance_noise * torch.randn_like(pictures)
