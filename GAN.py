@@ -93,11 +93,11 @@ lr_g = 2e-4  # learning rate of the generator
 lr_d = 2e-4  # learning rate of the discriminator
 lr_decay = "none"  # "linear" or "cosine": both rates fall, to 0 at the end of n_epoch
 beta1_g = 0.5  # Adam's memory of the gradient: with its usual 0.9, GANs oscillate
-beta1_d = 0.5
+beta1_d = 0.5  # the same for the discriminator's
 beta2_g = 0.999  # Adam's memory of the squared gradient
-beta2_d = 0.999
-weight_decay_g = 0.0  # pull on the generator's weights towards 0
-weight_decay_d = 0.0
+beta2_d = 0.999  # the same for the discriminator's
+weight_decay_g = 0.0  # pull of the optimiser on the generator's weights, towards 0
+weight_decay_d = 0.0  # the same on the discriminator's
 ema = 50_000  # half-life of the generator's moving average, in pictures; 0: no average
 
 # against a discriminator that wins
@@ -106,9 +106,7 @@ r1 = 0.0  # weight γ of a penalty on D's gradient at real pictures; rpgan wants
 r2 = 0.0  # weight γ of the same at drawn pictures
 gp_every = 1  # turns of the discriminator to one with penalties, which then weigh so much more
 label_smoothing = 0.0  # bce: real pictures' label is 1 less this
-instance_noise = (
-    0.0  # deviation of noise on all that the discriminator sees; 0 at the end of n_epoch
-)
+instance_noise = 0.0  # deviation of noise on all that D sees, at first; falls to 0 with n_epoch
 
 # how good it is
 score_by = "lite0"  # network that judges: "lite0", "inception-v3-compat" (FID), ...; "none"
