@@ -395,11 +395,13 @@ def diagnose(history: list[Row], step: int, loss: str = "bce") -> dict[str, str]
     """What is wrong with a run, by the kind of fault: the evidence, and what to try.
 
     history: the rows of losses.csv, the last of them with a score. step: pictures that the
-    discriminator sees to a step of the generator, batch_size · g_every. loss: the
-    setting; only bce has probabilities to judge by, and wgan-gp's losses have no bounds. The thresholds lie between
-    what bench/health.py measured on healthy and on broken runs; report.md has the table. Healthy
-    runs have shown D(x) = 1, D(G(z)) = 0 and one picture for every noise for their first 300 steps
-    of the generator. So neither is a fault unless the score has not improved for a thousand.
+    discriminator sees to a step of the generator, batch_size · g_every. loss: the setting; only
+    bce has probabilities to judge by, and wgan-gp's losses have no bounds.
+
+    The thresholds lie between what bench/health.py measured on healthy and on broken runs;
+    report.md has the table. Healthy runs have shown D(x) = 1, D(G(z)) = 0 and one picture for
+    every noise for their first 400 steps of the generator. So neither is a fault unless the score
+    has not improved for a thousand.
     """
     scored = comparable(history)
     now, last = scored[-1], scored[-2] if len(scored) > 1 else None
