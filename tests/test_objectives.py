@@ -97,7 +97,7 @@ def test_penalties_of_discriminators_with_known_gradients() -> None:
     torch.manual_seed(0)
     real, fake = torch.randn(2, 5, 3, 4, 4)
     linear, bowl = Linear(), Bowl()
-    norm = float(linear.w.norm())
+    norm = float(linear.w.detach().norm())
     assert GAN.zero_centred(linear, real).item() == pytest.approx(norm**2 / 2, rel=1e-5)
     assert GAN.one_centred(linear, real, fake).item() == pytest.approx((norm - 1) ** 2, rel=1e-5)
     (by_w,) = torch.autograd.grad(GAN.one_centred(linear, real, fake), linear.w)
