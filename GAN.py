@@ -49,7 +49,7 @@ from importlib import import_module
 from importlib.metadata import version
 from itertools import count, islice, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -167,6 +167,7 @@ RULES: dict[str, Rule] = {
     )
     for name in names.split()
 }
+Dict = dict[str, Any]
 in_time = tqdm.format_interval  # seconds as h:mm:ss
 HERE = Path(__file__).resolve().parent  # where paths in this file and in recipes start
 DEMO, N_DEMO = HERE / "data" / "demo", 4096  # avatar faces, until there are pictures
@@ -630,29 +631,14 @@ def ema_decay(half_life: float, images: int, step_images: int) -> float:
     return 0.5 ** (step_images / max(min(half_life, 0.05 * images), 1e-8))
 
 
-def make_optimiser(kind: str, net: Module, lr: float | Tensor, rule: Dict) -> Optimizer:
-    """Adam (Kingma and Ba 2015), or SGD, without momentum, which leaves out what only Adam has."""
-    make: Any = {"adam": Adam, "sgd": SGD}[kind]
-    opt: Optimizer = make(net.parameters(), lr, fused=True)
-    follow(opt, lr, rule)
-    return opt
-
-
-def follow(opt: Optimizer, lr: float | Tensor, rule: Dict) -> None:
-    """Let an optimiser go on with these values."""
-    group = opt.param_groups[0]
-    group.update({name: value for name, value in rule.items() if name in group}, lr=lr)
-
-
-def set_rate(opt: Optimizer, lr: float) -> None:
-    """Change a learning rate: in place, if it is a tensor, where a CUDA graph reads it."""
-    group = opt.param_groups[0]
-    group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr
-
-
-def decayed(kind: str, done: float) -> float:
-    """What is left of a rate when a share `done` of a run is: of 1, "linear" or "cosine" to 0."""
-    return {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[kind]
+def make_optimiser(
+    kind: str, net: Module, lr: float, betas: tuple[float, float], decay: float, graphs: bool
+) -> Optimizer:
+    """Adam (Kingma and Ba 2015), fit for CUDA graphs or not, or SGD without momentum."""
+    options: Dict = {"lr": lr, "weight_decay": decay, "fused": True}
+    if kind == "sgd":
+        return SGD(net.parameters(), **options)
+    return Adam(net.parameters(), betas=betas, capturable=graphs, **options)
 
 
 @torch.no_grad()
@@ -664,18 +650,14 @@ def update_ema(average: Module, model: Module, decay: float) -> None:
 
 
 # ---- losses --------------------------------------------------------------------------------------
-#
-# From logits (N,) to a number. D, for the losses that have probabilities, is sigmoid(logit), and
-# -log sigmoid(x) = softplus(-x), which never overflows.
 
 
-def bce_d(real_logits: Tensor, fake_logits: Tensor, smoothing: float = 0.0) -> Tensor:
-    """-E log D(x) - E log(1 - D(G(z))) (Goodfellow et al. 2014, eq. 1).
+def bce_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """-E log D(x) - E log(1 - D(G(z))), D = sigmoid(logit) (Goodfellow et al. 2014, eq. 1).
 
-    smoothing: real pictures' label is 1 - smoothing (Salimans et al. 2016, section 3.4).
+    From logits (N,) to a number: -log sigmoid(x) = softplus(-x), which never overflows.
     """
-    real = F.softplus(-real_logits) + smoothing * real_logits
-    return real.mean() + F.softplus(fake_logits).mean()
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
 def bce_g(fake_logits: Tensor) -> Tensor:
@@ -683,90 +665,37 @@ def bce_g(fake_logits: Tensor) -> Tensor:
     return F.softplus(-fake_logits).mean()
 
 
-def hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E max(0, 1 - D(x)) + E max(0, 1 + D(G(z))) (Lim and Ye 2017, arXiv 1705.02894)."""
-    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+class Objective(NamedTuple):
+    """What the networks are trained for: the report's, but for what objectives.py replaces."""
 
-
-def wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E D(G(z)) - E D(x), less a Wasserstein distance (Arjovsky et al. 2017, eq. 2)."""
-    return fake_logits.mean() - real_logits.mean()
-
-
-def wasserstein_g(fake_logits: Tensor) -> Tensor:
-    """-E D(G(z)) (Arjovsky et al. 2017; for the hinge loss, too)."""
-    return -fake_logits.mean()
-
-
-def relativistic_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E softplus(-(D(x) - D(G(z)))) (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2)."""
-    return F.softplus(fake_logits - real_logits).mean()
-
-
-def relativistic_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
-    """E softplus(-(D(G(z)) - D(x))): the same with the roles exchanged."""
-    return F.softplus(real_logits - fake_logits).mean()
-
-
-LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    "bce": (bce_d, bce_g),
-    "bce-sum": (bce_d, bce_g),
-    "hinge": (hinge_d, wasserstein_g),
-    "wgan-gp": (wasserstein_d, wasserstein_g),
-    "rpgan": (relativistic_d, relativistic_g),
-}
-
-
-def squared_gradient(dis: Module, pictures: Tensor) -> Tensor:
-    """|∇D(x)|² at each of the pictures (N, 3, S, S): (N,), to be differentiated in turn."""
-    x = pictures.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(dis(x).sum(), x, create_graph=True)
-    return gradient.square().sum((1, 2, 3))
-
-
-def zero_centred(dis: Module, pictures: Tensor) -> Tensor:
-    """½ E |∇D(x)|²: R1 at real pictures, R2 at drawn ones (Mescheder et al. 2018, eq. 9)."""
-    return squared_gradient(dis, pictures).mean() / 2
-
-
-def one_centred(dis: Module, real: Tensor, fake: Tensor) -> Tensor:
-    """E (|∇D(x)| - 1)² at random points between real and drawn pictures (N, 3, S, S), WGAN-GP's
-    (Gulrajani et al. 2017, eq. 3).
-    """
-    between = torch.lerp(fake, real, torch.rand(len(real), 1, 1, 1, device=real.device))
-    norm = (squared_gradient(dis, between) + 1e-12).sqrt()  # whose slope is infinite at 0
-    return (norm - 1).square().mean()
-
-
-# ---- one step of D, one step of G ----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What the two networks are trained for: the settings of the same names."""
-
-    loss: str = "bce"
-    label_smoothing: float = 0.0
-    gp: float = 0.0
-    r1: float = 0.0
-    r2: float = 0.0
-    instance_noise: Tensor | None = None  # deviation, of no dimension
-
-    def penalty(self, dis: Module, real: Tensor, fake: Tensor) -> Tensor:
-        """The weighted sum of the penalties on D's gradient."""
-        parts = [self.gp * one_centred(dis, real, fake)] if self.loss == "wgan-gp" else []
-        parts += [self.r1 * zero_centred(dis, real)] if self.r1 else []
-        parts += [self.r2 * zero_centred(dis, fake)] if self.r2 else []
-        return torch.stack(parts).sum()
-
-    def seen(self, pictures: Tensor) -> Tensor:
-        """Pictures as D sees them: with noise (Sønderby et al. 2017) or without."""
-        if self.instance_noise is None:
-            return pictures
-        return pictures + self.instance_noise * torch.randn_like(pictures)
+    d_loss: Callable[[Tensor, Tensor], Tensor] = bce_d
+    g_loss: Callable[..., Tensor] = bce_g
+    halves: int = 2  # terms of d_loss, of which loss_d is the mean
+    probable: bool = True  # sigmoid(logit) is a probability
+    paired: bool = False  # g_loss takes real pictures' logits, too
+    d_weight: float = 1  # of d_loss in a step
+    g_weight: float = 1
+    penalty: Callable[[Module, Tensor, Tensor], Tensor] | None = None  # of D, real and drawn
+    seen: Callable[[Tensor], Tensor] = nn.Identity()  # pictures as D sees them
 
 
 BCE = Objective()
+PLAIN = {"loss": "bce", "label_smoothing": 0, "r1": 0, "r2": 0, "gp_every": 1, "lr_decay": "none"}
+PLAIN |= {"instance_noise": 0}
+
+
+def choose_objective(settings: Dict, batch: int) -> Objective:
+    """What these settings train for, batch pictures at a time; UserError where they don't fit."""
+    if all(settings[name] == value for name, value in PLAIN.items()):
+        return BCE
+    if not (HERE / "objectives.py").exists():
+        raise UserError(f"other values of {', '.join(PLAIN)} need objectives.py beside GAN.py")
+    from objectives import choose
+
+    return choose(settings, batch)
+
+
+# ---- one step of D, one step of G ----------------------------------------------------------------
 
 
 def d_step(
@@ -777,12 +706,8 @@ def d_step(
     real: Tensor,
     noise: Tensor,
     aim: Objective = BCE,
-    penalties: float = 0,
 ) -> Tensor:
-    """Train D on real (N, 3, S, S) and noise (N, Z, 1, 1); returns (loss_d, d_real, d_fake).
-
-    penalties: how many times to take the penalties of the objective; 0: not at all.
-    """
+    """Train D on real (N, 3, S, S) and noise (N, Z, 1, 1); returns (loss_d, d_real, d_fake)."""
     with machine.autocast():
         with torch.no_grad():
             real, fake = aim.seen(real), aim.seen(gen(noise))
@@ -791,20 +716,14 @@ def d_step(
         else:
             both = dis(torch.cat([real, fake])).float()
             real_logits, fake_logits = both.split(len(real))
-    options = {"smoothing": aim.label_smoothing} if aim.label_smoothing else {}
-    loss = LOSSES[aim.loss][0](real_logits, fake_logits, **options)
-    halves = 2 if aim.loss in ("bce", "bce-sum", "hinge") else 1
-    total = loss * len(real) / 2 if aim.loss == "bce-sum" else loss
-    if penalties:  # in float32: a gradient's gradient asks for precision
-        total = total + penalties * aim.penalty(dis, real.float(), fake.float())
+    loss = aim.d_loss(real_logits, fake_logits)
+    total = aim.d_weight * loss
+    if aim.penalty:  # in float32: a gradient's gradient asks for precision
+        total = total + aim.penalty(dis, real.float(), fake.float())
     descend(total, opt_d, machine.scaler)
-    return torch.stack([loss.detach() / halves, *answers(aim, real_logits, fake_logits)])
-
-
-def answers(aim: Objective, *logits: Tensor) -> list[Tensor]:
-    """The mean of D's answers: a probability where the loss has one, or else the logit itself."""
-    probable = aim.loss.startswith("bce")
-    return [(x.detach().sigmoid() if probable else x.detach()).mean() for x in logits]
+    answers = torch.stack([real_logits, fake_logits]).detach()
+    answers = (answers.sigmoid() if aim.probable else answers).mean(1)
+    return torch.cat([loss.detach()[None] / aim.halves, answers])
 
 
 def g_step(
@@ -816,12 +735,12 @@ def g_step(
     *real: Tensor,
     aim: Objective = BCE,
 ) -> Tensor:
-    """Train G on noise (N, Z, 1, 1) and, if it is rpgan, real (N, 3, S, S); returns its loss."""
+    """Train G on noise (N, Z, 1, 1) and, if paired, real (N, 3, S, S); returns its loss."""
     dis.requires_grad_(False)  # D's weights need no gradient here: a third of the work
     with machine.autocast():
         logits = [dis(aim.seen(pictures)).float() for pictures in (gen(noise), *real)]
-    loss = LOSSES[aim.loss][1](*logits)
-    descend(loss * len(noise) if aim.loss == "bce-sum" else loss, opt_g, machine.scaler)
+    loss = aim.g_loss(*logits)
+    descend(aim.g_weight * loss, opt_g, machine.scaler)
     dis.requires_grad_(True)
     return loss.detach()
 
@@ -835,8 +754,6 @@ def descend(loss: Tensor, opt: Optimizer, scaler: torch.amp.GradScaler) -> None:
 
 
 # ---- pictures and curves -------------------------------------------------------------------------
-
-Dict = dict[str, Any]
 
 
 @torch.no_grad()
@@ -985,8 +902,11 @@ def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
 def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Progress:
     """Put networks, optimisers and random state back to a checkpoint; returns how far it was."""
     for name, part in parts.items():
+        rules = dict(part.param_groups[0]) if isinstance(part, Optimizer) else {}
         if state := saved["parts"][name]:  # a scaler has none unless it works with fp16
             part.load_state_dict(state)
+        if rules:  # the settings rule, not the checkpoint
+            part.param_groups[0].update(rules)
         for weight, state in part.state.items() if isinstance(part, Adam) else ():
             for key in ("exp_avg", "exp_avg_sq"):  # in memory as the weight is on this device:
                 state[key] = torch.empty_like(weight).copy_(state[key])  # fused Adam trusts in it
@@ -1018,25 +938,6 @@ def move_aside(out: Path) -> None:
 
 
 # ---- train() -------------------------------------------------------------------------------------
-
-
-def check_together() -> None:
-    """UserError where a setting has no effect, or no sense, beside another."""
-    penalised, probable = loss == "wgan-gp" or r1 or r2, loss.startswith("bce")
-    missing = score_weights and not full_path(score_weights).is_file()
-    for wrong, text in (
-        (label_smoothing and not probable, "label_smoothing is for loss=bce and loss=bce-sum"),
-        (gp_every > 1 and not penalised, "gp_every is for penalties: loss=wgan-gp, r1 or r2"),
-        (loss == "wgan-gp" and not gp, "loss=wgan-gp needs gp above 0"),
-        (loss == "rpgan" and not penalised, "loss=rpgan needs r1 or r2 above 0"),
-        (
-            score_weights and score_by in ("none", "lite0"),
-            f"score_weights is for other networks: score_by is {score_by}",
-        ),
-        (missing, f"score_weights: there is no file {score_weights}"),
-    ):
-        if wrong:
-            raise UserError(text)
 
 
 def catch_signals() -> list[int]:
@@ -1140,22 +1041,11 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     average = copy.deepcopy(gen).requires_grad_(False)
     graphs = compile and machine.device.type == "cuda" and machine.dtype != torch.float16
     graphs = graphs and (HERE / "cuda_graph.py").exists()
-    graphs = graphs and (lr_decay == "none" or "sgd" not in (optim_g, optim_d))  # needs its rate
-    rule_g: Dict = {
-        "betas": (beta1_g, beta2_g),
-        "weight_decay": weight_decay_g,
-        "capturable": graphs,
-    }
-    rule_d: Dict = {
-        "betas": (beta1_d, beta2_d),
-        "weight_decay": weight_decay_d,
-        "capturable": graphs,
-    }
-    rates: list[Any] = [lr_g, lr_d]
-    if graphs and lr_decay != "none":
-        rates = [torch.tensor(lr, device=machine.device) for lr in rates]
-    opt_g = make_optimiser(optim_g, gen, rates[0], rule_g)
-    opt_d = make_optimiser(optim_d, dis, rates[1], rule_d)
+    graphs = graphs and (lr_decay == "none" or "sgd" not in (optim_g, optim_d))  # only Adam can
+    on_device = graphs and lr_decay != "none"  # where graphs read a rate that changes
+    rates: Any = [torch.tensor(x, device=machine.device) if on_device else x for x in (lr_g, lr_d)]
+    opt_g = make_optimiser(optim_g, gen, rates[0], (beta1_g, beta2_g), weight_decay_g, graphs)
+    opt_d = make_optimiser(optim_d, dis, rates[1], (beta1_d, beta2_d), weight_decay_d, graphs)
     parts: Dict = {"gen": gen, "dis": dis, "average": average, "opt_g": opt_g, "opt_d": opt_d}
     parts |= {"scaler": machine.scaler}
 
@@ -1166,8 +1056,6 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     rng = Rng(machine.device).manual_seed(seed)
     if saved:
         p = restore(saved, parts, rng, data, batch)
-        follow(opt_g, rates[0], rule_g)  # the settings rule, not the checkpoint
-        follow(opt_d, rates[1], rule_d)
     else:
         p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
     some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64].to(data.device)
@@ -1183,34 +1071,32 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     def mirrored() -> list[Tensor]:
         return [torch.rand(batch, generator=rng, device=machine.device) < 0.5] if flip else []
 
-    level = torch.zeros((), device=machine.device) if instance_noise else None
-    aim = Objective(loss, label_smoothing, gp, r1, r2, level)
-    paired, penalised = loss == "rpgan", loss == "wgan-gp" or r1 > 0 or r2 > 0
+    aim, schedule = choose_objective(settings, batch), None
+    if instance_noise or lr_decay != "none":
+        from objectives import Schedule
 
-    def take_d_turn(times: int, noise: Tensor, pictures: Tensor, *mirrored: Tensor) -> Tensor:
+        schedule = Schedule(settings, {"lr_g": opt_g, "lr_d": opt_d}, machine.device)
+        aim = aim._replace(seen=schedule.noisy) if instance_noise else aim
+
+    def wants_pictures(step: int) -> bool:
+        return step % d_every == 0 or (aim.paired and step % g_every == 0)
+
+    def take_d_turn(aim: Objective, noise: Tensor, pictures: Tensor, *mirrored: Tensor) -> Tensor:
         real = to_real(pictures, machine, *mirrored)
-        return d_step(gen, dis, opt_d, machine, real, noise, aim, times)
+        return d_step(gen, dis, opt_d, machine, real, noise, aim)
 
     def take_g_turn(noise: Tensor, *pictures: Tensor) -> Tensor:
         real = [to_real(pictures[0], machine, *pictures[1:])] if pictures else []
         return g_step(gen, dis, opt_g, machine, noise, *real, aim=aim)
 
-    def fade(done: float) -> None:
-        """What changes from step to step, done being the share of the run that is."""
-        if lr_decay != "none":
-            set_rate(opt_g, lr_g * decayed(lr_decay, done))
-            set_rate(opt_d, lr_d * decayed(lr_decay, done))
-        if level is not None:
-            level.fill_(instance_noise * (1 - done))
-
-    turns: list[Callable[..., Tensor]] = [partial(take_d_turn, 0), partial(take_d_turn, gp_every)]
-    turns.append(take_g_turn)
+    turns: list[Callable[..., Tensor]] = [partial(take_d_turn, aim), take_g_turn]
+    turns.append(partial(take_d_turn, aim._replace(penalty=None)))
     if graphs:
         from cuda_graph import Graph
 
         warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
         turns = [Graph(turn) for turn in turns]
-    plain_d_turn, penalised_d_turn, g_turn = turns
+    d_turn, g_turn, lazy_d_turn = turns
     first, before, notice_after = p.step, p.seconds, 10.0
     root = full_path(data_dir)
     places = [out] if dry_run else [root if root.is_dir() else root.parent, out]
@@ -1232,23 +1118,18 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
                 p.order = torch.randperm(len(data), generator=rng, device=rng.device)
                 p.order, p.sums = p.order.to(data.device), torch.zeros_like(p.sums)
             ahead = enumerate(p.order.split(batch)[p.batch : n_batch], p.step + 1)
-            wanted = [
-                index
-                for step, index in ahead
-                if step % d_every == 0 or (paired and step % g_every == 0)
-            ]
+            wanted = [index for step, index in ahead if wants_pictures(step)]
             pictures = read_ahead(data, wanted, machine.device)
             for _ in range(p.batch, n_batch):
                 p.batch, p.step, p.images = p.batch + 1, p.step + 1, p.images + batch
-                fade(((p.epoch - 1) * n_batch + p.batch - 1) / total)
-                d_due, g_due = p.step % d_every == 0, p.step % g_every == 0
-                real = [next(pictures)] if d_due or (paired and g_due) else []
-                if d_due:
-                    lazy = not penalised or p.step // d_every % gp_every > 0
-                    d_turn = plain_d_turn if lazy else penalised_d_turn
-                    p.sums[:3] += d_turn(noise(), *real, *mirrored())
-                if g_due:
-                    p.sums[3] += g_turn(noise(), *(real + mirrored() if paired else []))
+                if schedule:
+                    schedule(((p.epoch - 1) * n_batch + p.batch - 1) / total)
+                real = [next(pictures)] if wants_pictures(p.step) else []
+                if p.step % d_every == 0:
+                    turn = lazy_d_turn if p.step // d_every % gp_every else d_turn
+                    p.sums[:3] += turn(noise(), *real, *mirrored())
+                if p.step % g_every == 0:
+                    p.sums[3] += g_turn(noise(), *(real + mirrored() if aim.paired else []))
                     update_ema(average, gen, ema_decay(ema, p.images, g_every * batch))
                 bar.update()
                 elapsed = p.seconds - before + time.perf_counter() - start
@@ -1307,8 +1188,12 @@ def main() -> None:
     sys.modules["GAN"] = sys.modules[__name__]  # for siblings, which import from it
     try:
         read_settings(sys.argv[1:])
-        check_together()
+        choose_objective({name: globals()[name] for name in RULES}, batch_size)  # fits, or says so
         root, out = full_path(data_dir), full_path(img_dir)
+        if score_weights and score_by in ("none", "lite0"):
+            raise UserError(f"score_weights is for other networks: score_by is {score_by}")
+        if score_weights and not full_path(score_weights).is_file():
+            raise UserError(f"score_weights: there is no file {score_weights}")
         if dry_run:
             from rehearse import rehearse
 

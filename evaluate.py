@@ -163,14 +163,17 @@ def look(
     """
     device = next(network.parameters()).device
     parts: list[list[Tensor]] = []
+    # Without TF32, a score is the same on every machine.
     before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
-    with tqdm(total=total, desc=what, unit=" pictures", disable=None if total else True) as bar:
-        for batch in pictures:
-            for some in batch.split(100):
-                features = network(some.to(device).permute(0, 3, 1, 2))
-                parts.append([layer.float().cpu() for layer in features])
-                bar.update(len(some))
-    torch.backends.cudnn.allow_tf32 = before  # a score is the same on every machine
+    try:
+        with tqdm(total=total, desc=what, unit=" pictures", disable=None if total else True) as bar:
+            for batch in pictures:
+                for some in batch.split(100):
+                    features = network(some.to(device).permute(0, 3, 1, 2))
+                    parts.append([layer.float().cpu() for layer in features])
+                    bar.update(len(some))
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 
@@ -414,6 +417,7 @@ def diagnose(history: list[Row], step: int, loss: str = "bce") -> dict[str, str]
     recent = [row for row in history if row["images"] > now["images"] - STUCK * step]
     real, fake = ([row[k] for row in recent if row[k] is not None] for k in ("d_real", "d_fake"))
     loss_d, loss_g = (now[k] or 0 for k in ("loss_d", "loss_g"))
+    fooled = [row["loss_g"] for row in scored[-2:] if row["loss_g"] is not None]
     shaped = [row["variety"] for row in scored if row["score"] < 0.85 * first["score"]]
     most_varied = max(shaped, default=0)  # noise, which comes first, may be varied, too
     same = f"the pictures are {now['variety']:.2f} times as varied as real ones"
@@ -433,11 +437,7 @@ def diagnose(history: list[Row], step: int, loss: str = "bce") -> dict[str, str]
             f"The generator has not changed since epoch {last['epoch']}: its steps are too small "
             "to see. Give it a higher lr_g."
         )
-    elif (
-        probable
-        and last
-        and all(r["loss_g"] is not None and r["loss_g"] < 0.05 for r in scored[-2:])
-    ):
+    elif probable and len(fooled) > 1 and max(fooled) < 0.05:
         found["discriminator beaten"] = (
             f"The discriminator takes all that is drawn for real (loss_g {loss_g:.4f}), so the "
             "generator learns nothing from it. Let it learn more: a smaller d_every, a larger lr_d "

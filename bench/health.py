@@ -27,11 +27,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+from speed import cpu_name  # noqa: E402
+
 import GAN  # noqa: E402
 from evaluate import remarks  # noqa: E402
 
@@ -147,6 +150,9 @@ def main() -> None:
         added: dict[str, Any] = {"pictures": f"{about['pictures']} faces", "fault": "", "ended": ""}
         added["step"] = about["settings"]["batch_size"] * about["settings"]["g_every"]
         results["runs"][args.add.name] = added | {"history": thin(history_of(args.add))}
+    if not (args.add or args.again):
+        results |= {"command": "python bench/health.py FACES AVATARS", "cpu": cpu_name()}
+        results |= {"torch": torch.__version__, "python": sys.version.split()[0]}
     for name, (kind, n, epochs, every, words, fault) in RUNS.items():
         if args.again or args.add or (args.only not in name):
             continue

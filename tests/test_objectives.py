@@ -15,6 +15,20 @@ from torch import Tensor, nn
 import evaluate
 import GAN
 from conftest import ROOT, TINY, Run
+from objectives import (
+    OBJECTIVES,
+    Schedule,
+    choose,
+    decayed,
+    hinge_d,
+    one_centred,
+    relativistic_d,
+    relativistic_g,
+    smooth_bce_d,
+    wasserstein_d,
+    wasserstein_g,
+    zero_centred,
+)
 from test_evaluate import row
 from test_networks import CPU, SIZES, networks, shapes
 from test_run import checkpoint, rows, same
@@ -37,7 +51,7 @@ log_sigmoid = F.logsigmoid  # written otherwise in GAN.py
     ],
 )
 def test_losses(loss: str, of_d: float, of_g: float) -> None:
-    d, g = GAN.LOSSES[loss]
+    d, g, *_ = OBJECTIVES[loss]
     assert d(REAL, FAKE).item() == pytest.approx(of_d, rel=1e-6)
     more = [REAL] if loss == "rpgan" else []
     assert g(FAKE, *more).item() == pytest.approx(of_g, rel=1e-6)
@@ -49,26 +63,26 @@ def test_gradients_of_losses() -> None:
     def gradients(value: Tensor) -> list[Any]:
         return list(torch.autograd.grad(value, (real, fake), allow_unused=True))
 
-    by_real, by_fake = gradients(GAN.hinge_d(real, fake))
+    by_real, by_fake = gradients(hinge_d(real, fake))
     assert torch.equal(by_real * 3, torch.tensor([0.0, -1, -1]))  # none beyond the margin
     assert torch.equal(by_fake * 3, torch.tensor([0.0, 1, 1]))
-    by_real, by_fake = gradients(GAN.wasserstein_d(real, fake))
+    by_real, by_fake = gradients(wasserstein_d(real, fake))
     assert torch.equal(by_real * 3, -torch.ones(3)) and torch.equal(by_fake, -by_real)
-    assert torch.equal(gradients(GAN.wasserstein_g(fake))[1] * 3, -torch.ones(3))
-    by_real, by_fake = gradients(GAN.relativistic_d(real, fake))
+    assert torch.equal(gradients(wasserstein_g(fake))[1] * 3, -torch.ones(3))
+    by_real, by_fake = gradients(relativistic_d(real, fake))
     torch.testing.assert_close(by_real * 3, -(FAKE - REAL).sigmoid())
     assert torch.equal(by_fake, -by_real)
-    by_real, by_fake = gradients(GAN.relativistic_g(fake, real))
+    by_real, by_fake = gradients(relativistic_g(fake, real))
     torch.testing.assert_close(by_fake * 3, -(REAL - FAKE).sigmoid())
     assert torch.equal(by_fake, -by_real)
     far = torch.tensor([200.0])
-    assert GAN.relativistic_d(-far, far).item() == 400 == GAN.relativistic_g(-far, far).item()
+    assert relativistic_d(-far, far).item() == 400 == relativistic_g(-far, far).item()
 
 
 def test_label_smoothing_is_binary_cross_entropy_with_smaller_labels() -> None:
     expected = F.binary_cross_entropy(REAL.sigmoid(), torch.full((3,), 0.9))
     expected += F.binary_cross_entropy(FAKE.sigmoid(), torch.zeros(3))
-    torch.testing.assert_close(GAN.bce_d(REAL, FAKE, 0.1), expected)
+    torch.testing.assert_close(smooth_bce_d(REAL, FAKE, 0.1), expected)
 
 
 class Linear(nn.Module):
@@ -98,24 +112,24 @@ def test_penalties_of_discriminators_with_known_gradients() -> None:
     real, fake = torch.randn(2, 5, 3, 4, 4)
     linear, bowl = Linear(), Bowl()
     norm = float(linear.w.detach().norm())
-    assert GAN.zero_centred(linear, real).item() == pytest.approx(norm**2 / 2, rel=1e-5)
-    assert GAN.one_centred(linear, real, fake).item() == pytest.approx((norm - 1) ** 2, rel=1e-5)
-    (by_w,) = torch.autograd.grad(GAN.one_centred(linear, real, fake), linear.w)
+    assert zero_centred(linear, real).item() == pytest.approx(norm**2 / 2, rel=1e-5)
+    assert one_centred(linear, real, fake).item() == pytest.approx((norm - 1) ** 2, rel=1e-5)
+    (by_w,) = torch.autograd.grad(one_centred(linear, real, fake), linear.w)
     torch.testing.assert_close(by_w, 2 * (norm - 1) * linear.w.detach() / norm)
     squares = real.square().sum((1, 2, 3)).mean()
-    penalty = GAN.zero_centred(bowl, real)
+    penalty = zero_centred(bowl, real)
     torch.testing.assert_close(penalty, 1.5**2 * squares / 2)
     torch.testing.assert_close(torch.autograd.grad(penalty, bowl.a)[0], 1.5 * squares)
     # Between a picture and itself there is no other: |∇D| is known there.
     norms = 1.5 * real.square().sum((1, 2, 3)).sqrt()
-    torch.testing.assert_close(GAN.one_centred(bowl, real, real), (norms - 1).square().mean())
-    assert torch.isfinite(GAN.one_centred(bowl, real * 0, real * 0))  # where the slope vanishes
+    torch.testing.assert_close(one_centred(bowl, real, real), (norms - 1).square().mean())
+    assert torch.isfinite(one_centred(bowl, real * 0, real * 0))  # where the slope vanishes
     # Between 0 and x, |∇D| is 1.5 t |x| for t from 0 to 1: on average over t, less than at x.
     torch.manual_seed(1)
     many = real[:1].expand(4000, -1, -1, -1)
     x = 1.5 * float(many[0].norm())
     expected = x**2 / 3 - x + 1  # of (t·x - 1)², over t
-    found = GAN.one_centred(bowl, many, many * 0).item()
+    found = one_centred(bowl, many, many * 0).item()
     assert found == pytest.approx(expected, rel=0.05)
 
 
@@ -123,22 +137,25 @@ def test_penalties_of_discriminators_with_known_gradients() -> None:
 def test_steps(loss: str) -> None:
     gen, dis, pictures, noise = networks()
     real, fake = GAN.to_real(pictures, CPU), copy.deepcopy(gen)(noise).detach()
-    aim = GAN.Objective(loss, gp=10.0, r1=0.5, r2=0.25)
+    words = {"loss": loss, "gp": 10.0, "r1": 0.5, "r2": 0.25, "gp_every": 3}
+    aim = choose(words | {"label_smoothing": 0.0}, batch=6)
+    d_loss, g_loss, *_ = aim
     for penalties in (0, 3):
         plain, trained = copy.deepcopy(dis), copy.deepcopy(dis)
         a, b = plain(real), plain(fake)
-        value = GAN.LOSSES[loss][0](a, b)
+        value = d_loss(a, b)
         total = value * 3 if loss == "bce-sum" else value  # six pictures, two halves
         torch.manual_seed(5)
         if penalties and loss == "wgan-gp":
-            total = total + 30 * GAN.one_centred(plain, real, fake)
+            total = total + 30 * one_centred(plain, real, fake)
         if penalties:
-            total = total + 1.5 * GAN.zero_centred(plain, real)
-            total = total + 0.75 * GAN.zero_centred(plain, fake)
+            total = total + 1.5 * zero_centred(plain, real)
+            total = total + 0.75 * zero_centred(plain, fake)
         total.backward()
         torch.manual_seed(5)
         opt = torch.optim.SGD(trained.parameters(), lr=0.01)
-        found = GAN.d_step(gen, trained, opt, CPU, real, noise, aim, penalties)
+        this = aim if penalties else aim._replace(penalty=None)
+        found = GAN.d_step(gen, trained, opt, CPU, real, noise, this)
         halves = 1 if loss in ("wgan-gp", "rpgan") else 2
         probable = loss.startswith("bce")
         answers = [(x.sigmoid() if probable else x).mean().item() for x in (a, b)]
@@ -147,7 +164,7 @@ def test_steps(loss: str) -> None:
             assert before.grad is not None
             torch.testing.assert_close(after.detach(), before.detach() - 0.01 * before.grad)
     plain_gen, more = copy.deepcopy(gen), [real] if loss == "rpgan" else []
-    value = GAN.LOSSES[loss][1](dis(plain_gen(noise)), *[dis(x) for x in more])
+    value = g_loss(dis(plain_gen(noise)), *[dis(x) for x in more])
     (value * 6 if loss == "bce-sum" else value).backward()
     opt = torch.optim.SGD(gen.parameters(), lr=0.01)
     found = GAN.g_step(gen, dis, opt, CPU, noise, *more, aim=aim)
@@ -158,11 +175,26 @@ def test_steps(loss: str) -> None:
 
 
 def test_instance_noise_is_seen_by_the_discriminator_alone() -> None:
-    aim = GAN.Objective(instance_noise=torch.tensor(0.3))
+    schedule = Schedule({"lr_decay": "none", "instance_noise": 0.4}, {}, CPU.device)
     pictures = torch.zeros(50, 3, 32, 32)
-    seen = aim.seen(pictures)
-    assert seen.std().item() == pytest.approx(0.3, rel=0.02) and not pictures.any()
-    assert GAN.Objective().seen(pictures) is pictures
+    for done, level in ((0, 0.4), (0.25, 0.3), (1, 0)):
+        schedule(done)
+        assert schedule.noisy(pictures).std().item() == pytest.approx(level, rel=0.02)
+    assert not pictures.any() and GAN.BCE.seen(pictures) is pictures
+
+
+def test_a_schedule_changes_rates_where_they_are() -> None:
+    """A CUDA graph reads a rate from the tensor that it was made with."""
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    rate = torch.tensor(1.0)
+    opts: dict[str, torch.optim.Optimizer] = {
+        "lr_g": torch.optim.Adam(weights[:1], lr=rate, capturable=True),
+        "lr_d": torch.optim.SGD(weights[1:], lr=2.0),
+    }
+    words = {"lr_decay": "linear", "instance_noise": 0.0, "lr_g": 1.0, "lr_d": 2.0}
+    Schedule(words, opts, CPU.device)(0.75)
+    assert rate.item() == 0.25 and opts["lr_g"].param_groups[0]["lr"] is rate
+    assert opts["lr_d"].param_groups[0]["lr"] == 0.5
 
 
 def test_layers_of_five_by_five() -> None:
@@ -199,10 +231,10 @@ def test_no_biases_dropout_and_spectral_norm() -> None:
 
 def test_decay_of_rates() -> None:
     for kind, middle in (("none", 1), ("linear", 0.5), ("cosine", 0.5)):
-        start, half, end = (GAN.decayed(kind, done) for done in (0, 0.5, 1))
+        start, half, end = (decayed(kind, done) for done in (0, 0.5, 1))
         assert (start, half) == pytest.approx((1, middle))
         assert end == pytest.approx(0 if kind != "none" else 1)
-    assert GAN.decayed("cosine", 1 / 3) == pytest.approx(0.75)
+    assert decayed("cosine", 1 / 3) == pytest.approx(0.75)
 
 
 def test_rates_and_their_rules_in_a_run(gan: Run, faces: Path, tmp_path: Path) -> None:

@@ -384,6 +384,8 @@ def test_gan_alone_in_an_empty_folder(gan: Run, faces: Path, tmp_path: Path) -> 
     command = [sys.executable, str(script), *TINY, "--n_epoch=1"]
     subprocess.run(command, cwd=elsewhere, env=bare, check=True, timeout=300)
     assert (script.parent / "img" / "epoch-1.png").exists()  # img/ lies beside GAN.py
+    said = gan("--loss=hinge", code=1, script=script)
+    assert "need objectives.py beside GAN.py" in said.stderr
     assert not any(elsewhere.iterdir())
 
 

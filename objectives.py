@@ -1,0 +1,150 @@
+"""What GAN.py can train for beside the report's binary cross entropy; imported when it is asked to.
+
+Losses take logits (N,) to a number; penalties are on the discriminator's gradient. choose() builds
+the Objective that the settings ask for, and Schedule changes learning rates and instance noise in
+the course of a run.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from GAN import Objective, UserError, bce_d
+
+# ---- losses --------------------------------------------------------------------------------------
+
+
+def smooth_bce_d(real_logits: Tensor, fake_logits: Tensor, smoothing: float) -> Tensor:
+    """bce_d() with 1 - smoothing as the label of real pictures (Salimans et al. 2016, 3.4)."""
+    return bce_d(real_logits, fake_logits) + smoothing * real_logits.mean()
+
+
+def hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E max(0, 1 - D(x)) + E max(0, 1 + D(G(z))) (Lim and Ye 2017, arXiv 1705.02894)."""
+    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+
+
+def wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E D(G(z)) - E D(x), less a Wasserstein distance (Arjovsky et al. 2017, eq. 2)."""
+    return fake_logits.mean() - real_logits.mean()
+
+
+def wasserstein_g(fake_logits: Tensor) -> Tensor:
+    """-E D(G(z)) (Arjovsky et al. 2017; for the hinge loss, too)."""
+    return -fake_logits.mean()
+
+
+def relativistic_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E softplus(-(D(x) - D(G(z)))) (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2)."""
+    return F.softplus(fake_logits - real_logits).mean()
+
+
+def relativistic_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+    """E softplus(-(D(G(z)) - D(x))): the same with the roles exchanged."""
+    return F.softplus(real_logits - fake_logits).mean()
+
+
+# ---- penalties -----------------------------------------------------------------------------------
+
+
+def squared_gradient(dis: Module, pictures: Tensor) -> Tensor:
+    """|∇D(x)|² at each of the pictures (N, 3, S, S): (N,), to be differentiated in turn."""
+    x = pictures.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(dis(x).sum(), x, create_graph=True)
+    return gradient.square().sum((1, 2, 3))
+
+
+def zero_centred(dis: Module, pictures: Tensor) -> Tensor:
+    """½ E |∇D(x)|²: R1 at real pictures, R2 at drawn ones (Mescheder et al. 2018, eq. 9)."""
+    return squared_gradient(dis, pictures).mean() / 2
+
+
+def one_centred(dis: Module, real: Tensor, fake: Tensor) -> Tensor:
+    """E (|∇D(x)| - 1)² at random points between real and drawn pictures (N, 3, S, S), WGAN-GP's
+    (Gulrajani et al. 2017, eq. 3).
+    """
+    between = torch.lerp(fake, real, torch.rand(len(real), 1, 1, 1, device=real.device))
+    norm = (squared_gradient(dis, between) + 1e-12).sqrt()  # whose slope is infinite at 0
+    return (norm - 1).square().mean()
+
+
+def penalty(
+    gp: float, r1: float, r2: float, dis: Module, real: Tensor, fake: Tensor
+) -> Tensor | float:
+    """The weighted sum of one_centred(), R1 and R2; what weighs nothing is not computed."""
+    total = gp * one_centred(dis, real, fake) if gp else 0.0
+    total += r1 * zero_centred(dis, real) if r1 else 0.0
+    return total + (r2 * zero_centred(dis, fake) if r2 else 0.0)
+
+
+# ---- as the settings say -------------------------------------------------------------------------
+
+OBJECTIVES: dict[str, Objective] = {
+    "bce": Objective(),
+    "bce-sum": Objective(),
+    "hinge": Objective(hinge_d, wasserstein_g, probable=False),
+    "wgan-gp": Objective(wasserstein_d, wasserstein_g, halves=1, probable=False),
+    "rpgan": Objective(relativistic_d, relativistic_g, halves=1, probable=False, paired=True),
+}
+
+
+def choose(settings: dict[str, Any], batch: int) -> Objective:
+    """The objective of these settings, for batches of that size; UserError where they don't fit."""
+    loss, r1, r2, every = (settings[name] for name in ("loss", "r1", "r2", "gp_every"))
+    smoothing = settings["label_smoothing"]
+    gp = settings["gp"] if loss == "wgan-gp" else 0.0
+    if loss == "wgan-gp" and not gp:
+        raise UserError("loss=wgan-gp needs gp above 0")
+    if loss == "rpgan" and not (r1 or r2):
+        raise UserError("loss=rpgan needs r1 or r2 above 0")
+    if smoothing and not loss.startswith("bce"):
+        raise UserError("label_smoothing is for loss=bce and loss=bce-sum")
+    if every > 1 and not (gp or r1 or r2):
+        raise UserError("gp_every is for penalties: loss=wgan-gp, r1 or r2")
+    changes: dict[str, Any] = {}
+    if smoothing:
+        changes["d_loss"] = partial(smooth_bce_d, smoothing=smoothing)
+    if loss == "bce-sum":  # over the batch, where D takes the mean of its two sums
+        changes |= {"d_weight": batch / 2, "g_weight": batch}
+    if gp or r1 or r2:
+        changes["penalty"] = partial(penalty, every * gp, every * r1, every * r2)
+    return OBJECTIVES[loss]._replace(**changes)
+
+
+def decayed(kind: str, done: float) -> float:
+    """What is left of a rate when a share `done` of a run is: of 1, "linear" or "cosine" to 0."""
+    return {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[kind]
+
+
+class Schedule:
+    """Lets learning rates, as lr_decay says, and the noise on pictures fall to 0.
+
+    Rates that are tensors, and the noise's level, change in place: CUDA graphs read them there.
+    """
+
+    def __init__(
+        self, settings: dict[str, Any], opts: dict[str, Optimizer], device: torch.device
+    ) -> None:
+        """opts: the optimisers by the names of their rates, lr_g and lr_d."""
+        self.kind, self.deviation = settings["lr_decay"], settings["instance_noise"]
+        self.rates = [(opt.param_groups[0], settings[name]) for name, opt in opts.items()]
+        self.level = torch.full((), self.deviation, device=device)
+
+    def __call__(self, done: float) -> None:
+        """Set everything to what it is when a share `done` of the run is."""
+        for group, rate in self.rates if self.kind != "none" else ():
+            now = rate * decayed(self.kind, done)
+            group["lr"] = group["lr"].fill_(now) if isinstance(group["lr"], Tensor) else now
+        self.level.fill_(self.deviation * (1 - done))
+
+    def noisy(self, pictures: Tensor) -> Tensor:
+        """Pictures as the discriminator sees them (Sønderby et al. 2017)."""
+        return pictures + self.level * torch.randn_like(pictures)
