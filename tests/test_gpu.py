@@ -161,3 +161,47 @@ def test_a_run_with_a_score(gan: Run, faces: Path, tmp_path: Path) -> None:
     said = gan(*words, "--save_every=2", "--g_every=1").stdout
     assert said.count("(floor ") == 3 and "No CUDA graph" not in said
     assert (tmp_path / "img" / "generator-best.pt").exists()
+
+
+def state_of(out: Path) -> list[torch.Tensor]:
+    parts = torch.load(out / "checkpoint.pt", weights_only=True)["parts"]
+    return [*parts["gen"].values(), *parts["dis"].values(), *parts["average"].values()]
+
+
+WAYS = [
+    "--loss=wgan-gp --dis_dropout=0.3",
+    "--loss=rpgan --r1=1 --r2=1 --gp_every=2 --beta1_d=0",
+    "--loss=hinge --dis_norm=spectral --instance_noise=0.2",
+    "--lr_decay=cosine --dis_norm=batch --weight_decay_d=0.01 --bias=False",
+    "--optim_d=sgd --loss=bce-sum --lr_d=0.001 --kernel=5 --label_smoothing=0.1",
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_runs_with_graphs_and_without(gan: Run, faces: Path, tmp_path: Path, way: str) -> None:
+    """Penalties' second gradients, torch's own random numbers, rates that change, in graphs."""
+    words = [f"--data_dir={faces}", "--device=cuda", "--precision=fp32", "--deterministic"]
+    words += ["--g_every=1", "--n_epoch=4", *way.split()]
+    found = []
+    for switch in ("True", "False"):
+        out = tmp_path / switch
+        assert "No CUDA graph" not in gan(*words, f"--compile={switch}", f"--img_dir={out}").stdout
+        with open(out / "losses.csv") as file:
+            names = ("loss_d", "loss_g", "d_real", "d_fake")
+            found.append([float(row[name]) for row in csv.DictReader(file) for name in names])
+    assert found[0] == pytest.approx(found[1], rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_deterministic_runs(gan: Run, faces: Path, tmp_path: Path, way: str) -> None:
+    """Twice the same, and the same once more when a run is cut in two."""
+    words = [f"--data_dir={faces}", "--device=cuda", "--deterministic", "--g_every=1"]
+    words += ["--lr_decay=none" if word.startswith("--lr_decay") else word for word in way.split()]
+    if "--instance_noise=0.2" in words:  # its fall depends on the length of the run
+        words.remove("--instance_noise=0.2")
+    for name, lengths in (("a", [4]), ("b", [4]), ("c", [2, 4])):
+        for n_epoch in lengths:
+            gan(*words, f"--n_epoch={n_epoch}", f"--img_dir={tmp_path / name}")
+    a, b, c = (state_of(tmp_path / name) for name in "abc")
+    for one, again, in_two in zip(a, b, c, strict=True):
+        assert torch.equal(one, again) and torch.equal(one, in_two)
