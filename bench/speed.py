@@ -1,6 +1,7 @@
 """How fast does GAN.py train, beside the tutorials' loop and beside what the machine could do?
 
     python bench/speed.py [--only=NAME] [--rounds=3] [--device=auto]     into results/speed-*.json
+    python bench/speed.py --only=losses             what other losses, penalties and layers cost
     python bench/speed.py --only=NAME --profile     where the time goes: GAN.py and the plain loop
 
 For each system (image size, feature maps, batch) this times in turn, round by round, each in a new
@@ -34,7 +35,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import GAN  # noqa: E402
+from objectives import Schedule  # noqa: E402
 
 # name: image_size, feature maps of both, batch, g_every, batch norm in D, batch on a CPU
 SYSTEMS: dict[str, tuple[int, int, int, int, str, int]] = {
@@ -62,6 +63,21 @@ SYSTEMS: dict[str, tuple[int, int, int, int, str, int]] = {
     "64/64/128": (64, 64, 128, 1, "batch", 32),  # the PyTorch tutorial
     "128/32/256": (128, 32, 256, 5, "none", 64),
 }
+# With --only=losses, the first system with other settings:
+WAYS: dict[str, dict[str, Any]] = {
+    "bce": {},
+    "hinge": {"loss": "hinge"},
+    "wgan-gp": {"loss": "wgan-gp"},
+    "bce, r1": {"r1": 1.0},
+    "rpgan, r1": {"loss": "rpgan", "r1": 1.0},
+    "rpgan, r1 and r2": {"loss": "rpgan", "r1": 1.0, "r2": 1.0},
+    "bce, instance noise": {"instance_noise": 0.1},
+    "bce, batch norm in D": {"dis_norm": "batch"},
+    "bce, spectral norm in D": {"dis_norm": "spectral"},
+    "bce, dropout in D": {"dis_dropout": 0.25},
+    "bce, kernels of 5": {"kernel": 5},
+    "bce, both by SGD": {"optim_g": "sgd", "optim_d": "sgd"},
+}
 Steps = tuple[Callable[[], Any], Callable[[], Any]]  # one step of D, one of G
 
 
@@ -70,29 +86,49 @@ def sync(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def ours(system: str, machine: GAN.Machine, batch: int, compiled: bool = False) -> Steps:
+def ours(
+    system: str,
+    machine: GAN.Machine,
+    batch: int,
+    compiled: bool = False,
+    changes: dict[str, Any] | None = None,
+) -> Steps:
     """What train() does in a turn of D and in one of G, from 2,048 pictures in memory."""
     size, fm, _, g_every, norm, _ = SYSTEMS[system]
+    settings = {name: getattr(GAN, name) for name in GAN.RULES} | {"dis_norm": norm}
+    settings |= changes or {}
+    layers = {name: settings[name] for name in ("kernel", "bias")}
     torch.manual_seed(0)
-    gen = GAN.Generator(size, 100, fm).to(machine.device)
-    dis = GAN.Discriminator(size, fm, norm).to(machine.device)
+    gen = GAN.Generator(size, 100, fm, **layers).to(machine.device)
+    dis = GAN.Discriminator(
+        size, fm, settings["dis_norm"], dropout=settings["dis_dropout"], **layers
+    ).to(machine.device)
     for net in (gen, dis):
         net.to(memory_format=machine.layout)  # type: ignore[call-overload]
     average = GAN.copy.deepcopy(gen).requires_grad_(False)
     cuda = machine.device.type == "cuda"
-    options: dict = {"betas": (0.5, 0.999), "fused": True, "capturable": cuda}
-    opt_g, opt_d = (Adam(net.parameters(), 2e-4, **options) for net in (gen, dis))
+    opt_g, opt_d = (
+        GAN.make_optimiser(kind, net, 2e-4, (0.5, 0.999), 0.0, cuda)
+        for kind, net in ((settings["optim_g"], gen), (settings["optim_d"], dis))
+    )
     if compiled:
         gen.compile(dynamic=False)
         dis.compile(dynamic=False)
     data = torch.randint(0, 256, (2048, size, size, 3), dtype=torch.uint8).to(machine.device)
     rng, sums = GAN.Rng(machine.device), torch.zeros(4, device=machine.device)
     order = torch.randperm(2048, device=machine.device).split(batch)
+    aim = GAN.choose_objective(settings, batch)
+    if settings["instance_noise"]:
+        aim = aim._replace(seen=Schedule(settings, {}, machine.device).noisy)
 
     def take_d_turn(pictures: Tensor, noise: Tensor) -> Tensor:
-        return GAN.d_step(gen, dis, opt_d, machine, GAN.to_real(pictures, machine), noise)
+        return GAN.d_step(gen, dis, opt_d, machine, GAN.to_real(pictures, machine), noise, aim)
 
-    turns: list = [take_d_turn, partial(GAN.g_step, gen, dis, opt_g, machine)]
+    def take_g_turn(noise: Tensor, *pictures: Tensor) -> Tensor:
+        real = [GAN.to_real(pictures[0], machine)] if pictures else []
+        return GAN.g_step(gen, dis, opt_g, machine, noise, *real, aim=aim)
+
+    turns: list = [take_d_turn, take_g_turn]
     if cuda and machine.dtype != torch.float16:
         from cuda_graph import Graph
 
@@ -106,8 +142,8 @@ def ours(system: str, machine: GAN.Machine, batch: int, compiled: bool = False) 
     def d_turn() -> None:
         sums[:3] += turns[0](next(pictures), noise())
 
-    def g_turn() -> None:
-        sums[3] += turns[1](noise())
+    def g_turn() -> None:  # where the loss wants pictures, those of D's turn serve in train()
+        sums[3] += turns[1](noise(), *([data[:batch]] if aim.paired else []))
         GAN.update_ema(average, gen, GAN.ema_decay(50_000, 10**6, g_every * batch))
 
     return d_turn, g_turn
@@ -226,6 +262,8 @@ def limits(machine: GAN.Machine) -> dict[str, float]:
 
 
 def contenders(system: str, auto: GAN.Machine, compiled: bool) -> list[str]:
+    if system == "losses":
+        return list(WAYS)
     names = ["GAN.py", *["GAN.py, compiled"] * compiled, "plain", "plain+files"]
     if system == "96/32/256":
         for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
@@ -240,6 +278,7 @@ def contenders(system: str, auto: GAN.Machine, compiled: bool) -> list[str]:
 
 def contend(system: str, auto: GAN.Machine, name: str) -> None:
     """One contender in its own process: builds, warms up, and prints how long a picture takes."""
+    system = next(iter(SYSTEMS)) if system == "losses" else system
     size, _, batch, g_every, _, small = SYSTEMS[system]
     device = auto.device
     batch = small if device.type == "cpu" else batch
@@ -251,6 +290,8 @@ def contend(system: str, auto: GAN.Machine, name: str) -> None:
             steps = plain(system, device, batch, from_files(batch, size, Path(folder)))
         elif name.startswith("GAN.py"):
             steps = ours(system, auto, batch, compiled=name != "GAN.py")
+        elif name in WAYS:
+            steps = ours(system, auto, batch, changes=WAYS[name])
         else:
             dtype = torch.float32 if name.startswith("fp32") else torch.bfloat16
             layout = getattr(torch, name.split(", ")[1])
@@ -303,7 +344,8 @@ def measure(system: str, device: str, rounds: int, compiled: bool) -> dict[str, 
     rates = {name: 1 / statistics.median(spent) for name, spent in times.items()}
     row = {"pictures_per_second": rates, "seconds_per_picture": times, "ready": ready}
     about = {"precision": str(auto.dtype)[6:], "machine": auto.name}
-    return row | about | {"batch": ready["GAN.py"]["batch"]} | count(system, auto)
+    row |= about | {"batch": next(iter(ready.values()))["batch"]}
+    return row if system == "losses" else row | count(system, auto)
 
 
 GROUPS = {  # what the profile adds up, by the beginnings of operations' names
@@ -386,7 +428,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=[*SYSTEMS, "size"], help="one system, or the set's size")
+    parser.add_argument("--only", choices=[*SYSTEMS, "losses", "size"], help="one of these")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compiled", action="store_true", help="measure torch.compile as well")
@@ -416,7 +458,7 @@ def main() -> None:
             print(f"  {group:46} {both[0].get(group, 0):8.1f}   {both[1].get(group, 0):8.1f}")
         return
     results: dict[str, Any] = {}
-    for name in [args.only] if args.only else [*SYSTEMS, "size"]:
+    for name in [args.only] if args.only else [*SYSTEMS, "losses", "size"]:
         if name == "size":
             results[name] = size_of_the_set(args.device)
         else:
@@ -426,13 +468,14 @@ def main() -> None:
                 print(f"a set of {row['pictures']:9,}: {row['microseconds']:.1f} µs a picture")
             continue
         row = results[name]
-        rates, limit = row["pictures_per_second"], row["limit"]
+        rates, limit = row["pictures_per_second"], row.get("limit")
+        base = "bce" if name == "losses" else "plain"
         print(f"\n{name}, batch {row['batch']}, {row['precision']} on {row['machine']}:", end=" ")
-        print(f"limit {limit:,.0f} pictures/s")
+        print(f"limit {limit:,.0f} pictures/s" if limit else f"{next(iter(SYSTEMS))}")
         for contender, rate in rates.items():
-            ratio, peak = rate / rates["plain"], row["ready"][contender]["peak_bytes"] / 1e9
-            print(f"  {contender:24} {rate:9,.1f} pictures/s  {ratio:5.2f} x plain", end="")
-            print(f"  {rate / limit:4.0%} of the limit  {peak:5.2f} GB")
+            ratio, peak = rate / rates[base], row["ready"][contender]["peak_bytes"] / 1e9
+            print(f"  {contender:24} {rate:9,.1f} pictures/s  {ratio:5.2f} x {base}", end="")
+            print(f"  {rate / limit:4.0%} of the limit" if limit else "", f" {peak:5.2f} GB")
     run = {"command": shlex.join(["python", "bench/speed.py", *sys.argv[1:]]), "date": time.ctime()}
     runs = {name: {**run} for name in results}
     about: dict[str, Any] = {"runs": runs}
