@@ -91,7 +91,7 @@ optim_g = "adam"  # the generator's optimiser: "adam" or "sgd"
 optim_d = "adam"  # the discriminator's
 lr_g = 2e-4  # learning rate of the generator
 lr_d = 2e-4  # learning rate of the discriminator
-lr_decay = "none"  # "linear" or "cosine": both rates fall, to 0 at the end of n_epoch
+lr_decay = "none"  # "linear" or "cosine": both rates fall, to 0 at the end of the run
 beta1_g = 0.5  # Adam's memory of the gradient: with its usual 0.9, GANs oscillate
 beta1_d = 0.5  # the same for the discriminator's
 beta2_g = 0.999  # Adam's memory of the squared gradient
@@ -101,12 +101,12 @@ weight_decay_d = 0.0  # the same on the discriminator's
 ema = 50_000  # half-life of the generator's moving average, in pictures; 0: no average
 
 # against a discriminator that wins
-gp = 10.0  # weight λ of wgan-gp's gradient penalty, which draws |∇D| towards 1
-r1 = 0.0  # weight γ of a penalty on D's gradient at real pictures; rpgan wants some
+gp = 0.0  # weight λ of a penalty that draws |∇D| towards 1 between pictures; wgan-gp wants 10
+r1 = 0.0  # weight γ of a penalty on |∇D|² at real pictures; rpgan wants both
 r2 = 0.0  # weight γ of the same at drawn pictures
 gp_every = 1  # turns of the discriminator to one with penalties, which then weigh so much more
 label_smoothing = 0.0  # bce: real pictures' label is 1 less this
-instance_noise = 0.0  # deviation of noise on all that D sees, at first; falls to 0 with n_epoch
+instance_noise = 0.0  # deviation, at first, of noise on all that D sees (-1 to 1); falls to 0
 
 # how good it is
 score_by = "lite0"  # network that judges: "lite0", "inception-v3-compat" (FID), ...; "none"
@@ -228,10 +228,14 @@ def read_recipe(word: str) -> dict[str, Any]:
 
 def read_settings(words: list[str]) -> None:
     """Override the settings by recipes and --name=value words; UserError where one is wrong."""
-    values = {name: globals().get(name) for name in RULES}
+    given: Dict = {}
     for word in words:
-        values |= read_word(word) if word.startswith("--") else read_recipe(word)
+        given |= read_word(word) if word.startswith("--") else read_recipe(word)
+    values = {name: globals().get(name) for name in RULES} | given
     globals().update({name: check(name, value) for name, value in values.items()})
+    for name in given.keys() & {"beta1_g", "beta2_g", "beta1_d", "beta2_d"}:
+        if globals()[f"optim_{name[-1]}"] == "sgd":
+            say(f"{name} is Adam's: it has no effect with optim_{name[-1]}=sgd")
 
 
 # ---- machine -------------------------------------------------------------------------------------
@@ -245,6 +249,7 @@ class Machine:
     dtype: torch.dtype  # inside the networks; weights, losses and optimisers stay float32
     layout: torch.memory_format  # channels last, which convolutions want, except on MPS
     name: str
+    graphs: bool = False  # steps are CUDA graphs
 
     @cached_property
     def scaler(self) -> torch.amp.GradScaler:
@@ -254,7 +259,9 @@ class Machine:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-def choose_machine(device: str, precision: str, deterministic: bool = False) -> Machine:
+def choose_machine(
+    device: str, precision: str, deterministic: bool = False, compile: bool = True
+) -> Machine:
     """The machine that the settings ask for; "auto" takes the fastest device and precision."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's torch asks for it
@@ -286,7 +293,8 @@ def choose_machine(device: str, precision: str, deterministic: bool = False) -> 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = dtypes[fast if precision == "auto" else precision]
     layout = torch.contiguous_format if place.type == "mps" else torch.channels_last
-    return Machine(place, dtype, layout, name)
+    graphs = compile and place.type == "cuda" and dtype != torch.float16  # whose scaler looks
+    return Machine(place, dtype, layout, name, graphs and (HERE / "cuda_graph.py").exists())
 
 
 def say(text: str) -> None:
@@ -592,15 +600,15 @@ class Discriminator(nn.Sequential):
         image_size: int,
         fm: int,
         norm: str = "none",
+        dropout: float = 0.0,
         kernel: int = 4,
         bias: bool = True,
-        dropout: float = 0.0,
     ) -> None:
         layers: list[Module] = []
         for deep, shallow, k, stride, pad in reversed(convolutions(image_size, fm, 1, kernel)):
             layer = nn.Conv2d(shallow, deep, k, stride, pad, bias=bias)
             layers.append(spectral_norm(layer) if norm == "spectral" else layer)
-            if deep == 1:
+            if stride == 1:  # the last
                 break
             if norm == "batch" and deep != fm:
                 layers.append(nn.BatchNorm2d(deep))
@@ -631,14 +639,34 @@ def ema_decay(half_life: float, images: int, step_images: int) -> float:
     return 0.5 ** (step_images / max(min(half_life, 0.05 * images), 1e-8))
 
 
-def make_optimiser(
-    kind: str, net: Module, lr: float, betas: tuple[float, float], decay: float, graphs: bool
-) -> Optimizer:
-    """Adam (Kingma and Ba 2015), fit for CUDA graphs or not, or SGD without momentum."""
-    options: Dict = {"lr": lr, "weight_decay": decay, "fused": True}
-    if kind == "sgd":
-        return SGD(net.parameters(), **options)
-    return Adam(net.parameters(), betas=betas, capturable=graphs, **options)
+def make_generator(s: Dict) -> Generator:
+    """The generator that settings s make; older ones, in a file, lack some."""
+    layers = s.get("kernel", 4), s.get("bias", True)
+    return Generator(s["image_size"], s["noise_size"], s["gen_fm"], *layers)
+
+
+def build(s: Dict, machine: Machine) -> Dict:
+    """What the settings s make: networks, the generator's average, their optimisers, a scaler."""
+    about_d = ("image_size", "dis_fm", "dis_norm", "dis_dropout", "kernel", "bias")
+    gen, dis = make_generator(s), Discriminator(*(s[name] for name in about_d))
+    nets: Dict = {"gen": gen, "dis": dis}
+    opts: Dict = {}
+    for name, net in nets.items():
+        if s["init"] == "dcgan":
+            net.apply(init_dcgan)
+        net.to(machine.device).to(memory_format=machine.layout)
+        g = name[0]
+        lr = s[f"lr_{g}"]
+        if machine.graphs and s["lr_decay"] != "none":  # where a graph sees it change
+            lr = torch.tensor(lr, device=machine.device)
+        about: Dict = {"lr": lr, "weight_decay": s[f"weight_decay_{g}"], "fused": True}
+        if s[f"optim_{g}"] == "sgd":  # without momentum
+            opts[f"opt_{g}"] = SGD(net.parameters(), **about)
+        else:  # Kingma and Ba 2015
+            about |= {"betas": (s[f"beta1_{g}"], s[f"beta2_{g}"]), "capturable": machine.graphs}
+            opts[f"opt_{g}"] = Adam(net.parameters(), **about)
+    average = copy.deepcopy(gen).requires_grad_(False)
+    return nets | {"average": average} | opts | {"scaler": machine.scaler}
 
 
 @torch.no_grad()
@@ -673,15 +701,15 @@ class Objective(NamedTuple):
     halves: int = 2  # terms of d_loss, of which loss_d is the mean
     probable: bool = True  # sigmoid(logit) is a probability
     paired: bool = False  # g_loss takes real pictures' logits, too
-    d_weight: float = 1  # of d_loss in a step
+    d_weight: float = 1  # of d_loss and penalty in a step
     g_weight: float = 1
     penalty: Callable[[Module, Tensor, Tensor], Tensor] | None = None  # of D, real and drawn
     seen: Callable[[Tensor], Tensor] = nn.Identity()  # pictures as D sees them
 
 
 BCE = Objective()
-PLAIN = {"loss": "bce", "label_smoothing": 0, "r1": 0, "r2": 0, "gp_every": 1, "lr_decay": "none"}
-PLAIN |= {"instance_noise": 0}
+PLAIN = {"loss": "bce", "gp": 0, "r1": 0, "r2": 0, "gp_every": 1, "label_smoothing": 0}
+PLAIN |= {"instance_noise": 0, "lr_decay": "none"}
 
 
 def choose_objective(settings: Dict, batch: int) -> Objective:
@@ -717,10 +745,10 @@ def d_step(
             both = dis(torch.cat([real, fake])).float()
             real_logits, fake_logits = both.split(len(real))
     loss = aim.d_loss(real_logits, fake_logits)
-    total = aim.d_weight * loss
-    if aim.penalty:  # in float32: a gradient's gradient asks for precision
+    total = loss
+    if aim.penalty:  # not in bf16 or fp16: a gradient's gradient asks for precision
         total = total + aim.penalty(dis, real.float(), fake.float())
-    descend(total, opt_d, machine.scaler)
+    descend(aim.d_weight * total, opt_d, machine.scaler)
     answers = torch.stack([real_logits, fake_logits]).detach()
     answers = (answers.sigmoid() if aim.probable else answers).mean(1)
     return torch.cat([loss.detach()[None] / aim.halves, answers])
@@ -751,6 +779,31 @@ def descend(loss: Tensor, opt: Optimizer, scaler: torch.amp.GradScaler) -> None:
     scaler.scale(loss).backward()
     scaler.step(opt)
     scaler.update()
+
+
+def build_turns(parts: Dict, machine: Machine, aim: Objective) -> list[Callable[..., Tensor]]:
+    """D's turn, the same without penalties, G's turn: steps on pictures as they are read.
+
+    Each takes noise (N, Z, 1, 1), uint8 pictures (N, S, S, 3) (G's only if the aim is paired) and,
+    if wanted, which of them to mirror (N,); returns what its step does.
+    """
+    gen, dis, _, opt_g, opt_d, _ = parts.values()
+
+    def d_turn(aim: Objective, noise: Tensor, pictures: Tensor, *mirrored: Tensor) -> Tensor:
+        real = to_real(pictures, machine, *mirrored)
+        return d_step(gen, dis, opt_d, machine, real, noise, aim)
+
+    def g_turn(noise: Tensor, *pictures: Tensor) -> Tensor:
+        real = [to_real(pictures[0], machine, *pictures[1:])] if pictures else []
+        return g_step(gen, dis, opt_g, machine, noise, *real, aim=aim)
+
+    turns: list[Any] = [partial(d_turn, aim), partial(d_turn, aim._replace(penalty=None)), g_turn]
+    if machine.graphs:
+        from cuda_graph import Graph
+
+        warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
+        turns = [Graph(turn) for turn in turns]
+    return turns
 
 
 # ---- pictures and curves -------------------------------------------------------------------------
@@ -825,7 +878,8 @@ def save_skipped(path: Path, skipped: list[str]) -> None:
 # ---- checkpoint ----------------------------------------------------------------------------------
 
 FORMAT = "GAN.py 2"
-RUN_FILES = ("real.png", "epoch-*.png", "losses.csv", "settings.json", "skipped.txt", "*.pt")
+RUN_FILES = "real.png epoch-*.png losses.csv settings.json skipped.txt *.pt"
+RUN_FILES += " real-and-drawn.png timelapse.gif"
 
 
 @dataclass
@@ -885,7 +939,8 @@ def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
         return None
     except Exception as error:  # torch.load raises many kinds
         raise UserError(f"{show(path)} can't be read ({reason(error)}): {ways_out}.") from None
-    old = saved["settings"]
+    old = {"kernel": 4, "bias": True, "optim_g": "adam", "optim_d": "adam"}  # before there were any
+    old |= saved["settings"]
     changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
     shapes = ["image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm", "kernel", "bias"]
     shapes += ["optim_g", "optim_d"]
@@ -896,6 +951,8 @@ def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
     for name in sorted(changed.keys() - {"img_dir", "n_epoch", "fresh", "dry_run"}):
         too_late = ", too late to have an effect" if name in ("init", "seed") else ""
         say(f"changed since the checkpoint: {changed[name]}{too_late}")
+    if "n_epoch" in changed and (settings["lr_decay"] != "none" or settings["instance_noise"]):
+        say(f"{changed['n_epoch']}: learning rates or noise are now those of a run of that length")
     return saved
 
 
@@ -928,7 +985,7 @@ def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Pro
 
 def move_aside(out: Path) -> None:
     """Move the files of a run that has learnt something into out/run-1, run-2, ..."""
-    files = sorted({path for pattern in RUN_FILES for path in out.glob(pattern)})
+    files = sorted({path for pattern in RUN_FILES.split() for path in out.glob(pattern)})
     if any(path.suffix == ".pt" or path.name.startswith("epoch-") for path in files):
         aside = next(p for n in count(1) if not (p := out / f"run-{n}").exists())
         aside.mkdir()
@@ -988,7 +1045,8 @@ def check_losses(sums: list[float], epoch: int, nets: Iterable[Module]) -> None:
     if not all(map(math.isfinite, [*sums, *torch.stack(norms).tolist()])):
         raise UserError(
             f"in epoch {epoch} the losses are no longer numbers. Start again with lower --lr_g and "
-            "--lr_d, or with --precision=fp32: it goes on from the last good state, if any."
+            "--lr_d, or penalties (gp, r1, r2), or with --precision=fp32: it goes on from the last "
+            "good state, if any."
         )
 
 
@@ -1031,23 +1089,9 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
         return saved["progress"]["history"]
 
     torch.manual_seed(seed)
-    gen: Module = Generator(image_size, noise_size, gen_fm, kernel, bias)
-    dis: Module = Discriminator(image_size, dis_fm, dis_norm, kernel, bias, dis_dropout)
-    for net in (gen, dis):
-        if init == "dcgan":
-            net.apply(init_dcgan)
-        net.to(machine.device).to(memory_format=machine.layout)
+    parts = build(settings, machine)
+    gen, dis, average, opt_g, opt_d, _ = parts.values()
     fixed_noise = torch.randn(64, noise_size, 1, 1).to(machine.device)
-    average = copy.deepcopy(gen).requires_grad_(False)
-    graphs = compile and machine.device.type == "cuda" and machine.dtype != torch.float16
-    graphs = graphs and (HERE / "cuda_graph.py").exists()
-    graphs = graphs and (lr_decay == "none" or "sgd" not in (optim_g, optim_d))  # only Adam can
-    on_device = graphs and lr_decay != "none"  # where graphs read a rate that changes
-    rates: Any = [torch.tensor(x, device=machine.device) if on_device else x for x in (lr_g, lr_d)]
-    opt_g = make_optimiser(optim_g, gen, rates[0], (beta1_g, beta2_g), weight_decay_g, graphs)
-    opt_d = make_optimiser(optim_d, dis, rates[1], (beta1_d, beta2_d), weight_decay_d, graphs)
-    parts: Dict = {"gen": gen, "dis": dis, "average": average, "opt_g": opt_g, "opt_d": opt_d}
-    parts |= {"scaler": machine.scaler}
 
     if machine.device.type == "cuda" and 2 * data.nbytes < torch.cuda.mem_get_info()[0]:
         data = data.to(machine.device)
@@ -1081,22 +1125,7 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     def wants_pictures(step: int) -> bool:
         return step % d_every == 0 or (aim.paired and step % g_every == 0)
 
-    def take_d_turn(aim: Objective, noise: Tensor, pictures: Tensor, *mirrored: Tensor) -> Tensor:
-        real = to_real(pictures, machine, *mirrored)
-        return d_step(gen, dis, opt_d, machine, real, noise, aim)
-
-    def take_g_turn(noise: Tensor, *pictures: Tensor) -> Tensor:
-        real = [to_real(pictures[0], machine, *pictures[1:])] if pictures else []
-        return g_step(gen, dis, opt_g, machine, noise, *real, aim=aim)
-
-    turns: list[Callable[..., Tensor]] = [partial(take_d_turn, aim), take_g_turn]
-    turns.append(partial(take_d_turn, aim._replace(penalty=None)))
-    if graphs:
-        from cuda_graph import Graph
-
-        warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
-        turns = [Graph(turn) for turn in turns]
-    d_turn, g_turn, lazy_d_turn = turns
+    d_turn, lazy_d_turn, g_turn = build_turns(parts, machine, aim)
     first, before, notice_after = p.step, p.seconds, 10.0
     root = full_path(data_dir)
     places = [out] if dry_run else [root if root.is_dir() else root.parent, out]
@@ -1198,7 +1227,7 @@ def main() -> None:
             from rehearse import rehearse
 
             return rehearse(sys.modules[__name__], root, out)
-        machine = choose_machine(device, precision, deterministic)
+        machine = choose_machine(device, precision, deterministic, compile)
         data, skipped = load_pictures(root, image_size, out)
         if fresh or not (out / "checkpoint.pt").exists():
             move_aside(out)
@@ -1210,6 +1239,8 @@ def main() -> None:
         what = str(error).strip().split("\n")[-1]  # a worker's comes with its traceback
         sys.exit(f"GAN.py: {what}. See to that, and start again: it goes on from its last save.")
     except RuntimeError as error:
+        if deterministic and "deterministic" in str(error):
+            sys.exit(f"GAN.py: deterministic=True is not possible here: {reason(error)}")
         if not re.search("out of memory|(allocate|enough) memory", str(error)):
             raise
         sys.exit("GAN.py: out of memory. Use a smaller --batch_size, or --gen_fm and --dis_fm.")

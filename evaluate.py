@@ -498,9 +498,7 @@ def load_generator(path: Path) -> tuple[Module, dict[str, Any]]:
         if "parts" in saved:
             raise ValueError("it is a checkpoint; generator.pt lies beside it")
         settings = saved["settings"]
-        size, noise_size, fm = (settings[k] for k in ("image_size", "noise_size", "gen_fm"))
-        kernel, bias = settings.get("kernel", 4), settings.get("bias", True)
-        gen = GAN.Generator(size, noise_size, fm, kernel, bias)
+        gen = GAN.make_generator(settings)
         gen.load_state_dict(saved["generator"])
     except OSError as error:
         raise UserError(f"{error}") from None

@@ -111,16 +111,19 @@ def main() -> None:
     )
     parser.add_argument("folders", type=Path, nargs="+", help="the img_dir of each run")
     parser.add_argument("--epochs", default="", help="epochs to compare, with commas between them")
-    parser.add_argument("--out", type=Path, default=Path("comparison.png"))
+    parser.add_argument("--out", type=Path, help="else comparison.png beside the first folder")
     args = parser.parse_args()
     if not all(word.isdigit() for word in args.epochs.split(",") if args.epochs):
         parser.error("--epochs are whole numbers with commas between them")
+    if len(args.folders) == 1 and (args.epochs or args.out):
+        parser.error("--epochs and --out are for several folders")
     epochs = [int(word) for word in args.epochs.split(",") if word]
     try:
         if len(args.folders) > 1:
             figure = compare(args.folders, epochs)
-            write_file(args.out, lambda file: figure.savefig(file, format="png", dpi=100))
-            print(f"See {args.out}")
+            out = args.out or args.folders[0].resolve().parent / "comparison.png"
+            write_file(out, lambda file: figure.savefig(file, format="png", dpi=100))
+            print(f"See {out}")
             return
         folder = args.folders[0]
         both, animation = beside(folder), timelapse(folder)

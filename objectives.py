@@ -99,16 +99,15 @@ OBJECTIVES: dict[str, Objective] = {
 def choose(settings: dict[str, Any], batch: int) -> Objective:
     """The objective of these settings, for batches of that size; UserError where they don't fit."""
     loss, r1, r2, every = (settings[name] for name in ("loss", "r1", "r2", "gp_every"))
-    smoothing = settings["label_smoothing"]
-    gp = settings["gp"] if loss == "wgan-gp" else 0.0
+    smoothing, gp = settings["label_smoothing"], settings["gp"]
     if loss == "wgan-gp" and not gp:
-        raise UserError("loss=wgan-gp needs gp above 0")
+        raise UserError("loss=wgan-gp needs gp above 0: --gp=10 is the paper's")
     if loss == "rpgan" and not (r1 or r2):
-        raise UserError("loss=rpgan needs r1 or r2 above 0")
+        raise UserError("loss=rpgan needs r1 and r2 above 0: --r1=1 --r2=1, say")
     if smoothing and not loss.startswith("bce"):
         raise UserError("label_smoothing is for loss=bce and loss=bce-sum")
     if every > 1 and not (gp or r1 or r2):
-        raise UserError("gp_every is for penalties: loss=wgan-gp, r1 or r2")
+        raise UserError("gp_every is for penalties: gp, r1 or r2")
     changes: dict[str, Any] = {}
     if smoothing:
         changes["d_loss"] = partial(smooth_bce_d, smoothing=smoothing)

@@ -25,7 +25,7 @@ def rehearse(gan: ModuleType, root: Path, img: Path) -> None:
 
     root and img are data_dir and img_dir as paths.
     """
-    machine = gan.choose_machine(gan.device, gan.precision, gan.deterministic)
+    machine = gan.choose_machine(gan.device, gan.precision, gan.deterministic, gan.compile)
     if not gan.fresh:
         gan.load_checkpoint(img, {name: getattr(gan, name) for name in gan.RULES})
     out = Path(tempfile.mkdtemp(prefix="GAN-"))

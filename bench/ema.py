@@ -107,7 +107,7 @@ def score(out: Path, epochs: list[int]) -> None:
         saved = torch.load(file, weights_only=True, map_location="cpu")
         row = {"epoch": int(file.stem[9:]), "pictures": saved["seen"], "distance": {}}
         for half_life, state in saved["states"].items():
-            gen = GAN.Generator(settings["image_size"], settings["noise_size"], settings["gen_fm"])
+            gen = GAN.make_generator(settings)
             gen.load_state_dict(state)
             fake = torch.cat([GAN.draw(gen, part) for part in noise.split(100)])
             row["distance"][half_life] = round(fid(features(fake), real[:N]), 2)

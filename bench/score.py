@@ -139,11 +139,10 @@ def drawn(out: Path, n: int) -> dict[str, Tensor]:
         faces = torch.cat([GAN.draw(gen, part) for part in noise.split(100)])
         return {f"{out.parent.name}, {out.name}": faces}
     settings = json.loads((out / "settings.json").read_text())["settings"]
-    sizes = settings["image_size"], settings["noise_size"], settings["gen_fm"]
-    noise = torch.randn(n, sizes[1], 1, 1, generator=rng)
+    noise = torch.randn(n, settings["noise_size"], 1, 1, generator=rng)
     pictures = {}
     for file in sorted(out.glob("averages-*.pt"), key=lambda f: int(f.stem[9:])):
-        gen = GAN.Generator(*sizes)
+        gen = GAN.make_generator(settings)
         gen.load_state_dict(torch.load(file, weights_only=True)["states"][5_000])
         grids = [GAN.draw(gen, part) for part in noise.split(100)]
         pictures[f"{out.name}, epoch {file.stem[9:]}"] = torch.cat(grids)

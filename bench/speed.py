@@ -96,21 +96,10 @@ def ours(
     """What train() does in a turn of D and in one of G, from 2,048 pictures in memory."""
     size, fm, _, g_every, norm, _ = SYSTEMS[system]
     settings = {name: getattr(GAN, name) for name in GAN.RULES} | {"dis_norm": norm}
-    settings |= changes or {}
-    layers = {name: settings[name] for name in ("kernel", "bias")}
+    settings |= {"image_size": size, "gen_fm": fm, "dis_fm": fm} | (changes or {})
     torch.manual_seed(0)
-    gen = GAN.Generator(size, 100, fm, **layers).to(machine.device)
-    dis = GAN.Discriminator(
-        size, fm, settings["dis_norm"], dropout=settings["dis_dropout"], **layers
-    ).to(machine.device)
-    for net in (gen, dis):
-        net.to(memory_format=machine.layout)  # type: ignore[call-overload]
-    average = GAN.copy.deepcopy(gen).requires_grad_(False)
-    cuda = machine.device.type == "cuda"
-    opt_g, opt_d = (
-        GAN.make_optimiser(kind, net, 2e-4, (0.5, 0.999), 0.0, cuda)
-        for kind, net in ((settings["optim_g"], gen), (settings["optim_d"], dis))
-    )
+    parts = GAN.build(settings, machine)
+    gen, dis, average = (parts[name] for name in ("gen", "dis", "average"))
     if compiled:
         gen.compile(dynamic=False)
         dis.compile(dynamic=False)
@@ -120,19 +109,7 @@ def ours(
     aim = GAN.choose_objective(settings, batch)
     if settings["instance_noise"]:
         aim = aim._replace(seen=Schedule(settings, {}, machine.device).noisy)
-
-    def take_d_turn(pictures: Tensor, noise: Tensor) -> Tensor:
-        return GAN.d_step(gen, dis, opt_d, machine, GAN.to_real(pictures, machine), noise, aim)
-
-    def take_g_turn(noise: Tensor, *pictures: Tensor) -> Tensor:
-        real = [GAN.to_real(pictures[0], machine)] if pictures else []
-        return GAN.g_step(gen, dis, opt_g, machine, noise, *real, aim=aim)
-
-    turns: list = [take_d_turn, take_g_turn]
-    if cuda and machine.dtype != torch.float16:
-        from cuda_graph import Graph
-
-        turns = [Graph(turn) for turn in turns]
+    turns = GAN.build_turns(parts, machine, aim)
 
     def noise() -> Tensor:
         return torch.randn(batch, 100, 1, 1, generator=rng, device=machine.device)
@@ -140,10 +117,10 @@ def ours(
     pictures = GAN.read_ahead(data, cycle(order[: 2048 // batch]), machine.device)
 
     def d_turn() -> None:
-        sums[:3] += turns[0](next(pictures), noise())
+        sums[:3] += turns[0](noise(), next(pictures))
 
     def g_turn() -> None:  # where the loss wants pictures, those of D's turn serve in train()
-        sums[3] += turns[1](noise(), *([data[:batch]] if aim.paired else []))
+        sums[3] += turns[2](noise(), *([data[:batch]] if aim.paired else []))
         GAN.update_ema(average, gen, GAN.ema_decay(50_000, 10**6, g_every * batch))
 
     return d_turn, g_turn
@@ -295,7 +272,7 @@ def contend(system: str, auto: GAN.Machine, name: str) -> None:
         else:
             dtype = torch.float32 if name.startswith("fp32") else torch.bfloat16
             layout = getattr(torch, name.split(", ")[1])
-            steps = ours(system, GAN.Machine(device, dtype, layout, auto.name), batch)
+            steps = ours(system, GAN.Machine(device, dtype, layout, auto.name, auto.graphs), batch)
         for step in steps * (1 if device.type == "cpu" else 4):  # CUDA graphs: at the fourth call
             step()
         sync(device)

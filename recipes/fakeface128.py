@@ -1,8 +1,8 @@
 """FakeFaceGen's final system: 128x128, first weights from N(0, 0.02), Adam, 25 epochs.
 
 Its author saw clearly better pictures than in the four at 64x64 that led to it. The report leaves
-open width, batch and rates: here they are the tutorial's (64 maps, 128, 2e-4), with one step of D
-to one of G.
+open width, D's norm, batch and rates: here they are the tutorial's (64 maps, batch norm, 128,
+2e-4); and its k, the steps of D to one of G: here 1.
 """
 
 img_dir = "img/fakeface128"

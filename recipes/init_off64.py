@@ -2,8 +2,8 @@
 
 With init_on64, sgd64 and sgd_init64 it compares first weights and optimisers. Its author saw D
 converge alike with both kinds of first weights, and G lower with the DCGAN paper's. The report
-leaves open width, batch, rates and epochs: here they are the tutorial's (64 maps, 128, 2e-4) and
-25, with one step of D to one of G.
+leaves open width, D's norm, batch, rates and epochs: here they are the tutorial's (64 maps, batch
+norm, 128, 2e-4) and 25; and its k, the steps of D to one of G: here 1.
 """
 
 img_dir = "img/init_off64"

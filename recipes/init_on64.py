@@ -1,8 +1,9 @@
 """FakeFaceGen's second of four: first weights from N(0, 0.02), Adam.
 
 Its author saw G's loss converge lower than with PyTorch's own weights (init_off64), and pictures
-that were hardly better. The report leaves open width, batch, rates and epochs: here they are the
-tutorial's (64 maps, 128, 2e-4) and 25, with one step of D to one of G.
+that were hardly better. The report leaves open width, D's norm, batch, rates and epochs: here they
+are the tutorial's (64 maps, batch norm, 128, 2e-4) and 25; and its k, the steps of D to one of G:
+here 1.
 """
 
 img_dir = "img/init_on64"

@@ -1,8 +1,9 @@
 """FakeFaceGen's third of four: SGD, and PyTorch's own first weights. It is known to fail.
 
 Its author saw D's loss collapse at once and pictures stay noise, and suspected too little data or
-too high a rate. The report leaves open width, batch, rates and epochs: here they are the
-tutorial's (64 maps, 128) and 25, with one step of D to one of G; 0.01 is a usual rate of SGD.
+too high a rate. The report leaves open width, D's norm, batch, rates and epochs: here they are
+the tutorial's (64 maps, batch norm, 128), 0.01, a usual rate of SGD, and 25; and its k, the steps
+of D to one of G: here 1.
 """
 
 img_dir = "img/sgd64"

@@ -1,8 +1,8 @@
 """FakeFaceGen's last of four: SGD, and first weights from N(0, 0.02). It is known to fail.
 
 Its author saw D's loss collapse at once and pictures stay noise, as without (sgd64). The report
-leaves open width, batch, rates and epochs: here they are the tutorial's (64 maps, 128) and 25,
-with one step of D to one of G; 0.01 is a usual rate of SGD.
+leaves open width, D's norm, batch, rates and epochs: here they are the tutorial's (64 maps, batch
+norm, 128), 0.01, a usual rate of SGD, and 25; and its k, the steps of D to one of G: here 1.
 """
 
 img_dir = "img/sgd_init64"

@@ -45,7 +45,7 @@ def test_figures_of_one_run(gan: Run, faces: Path, tmp_path: Path) -> None:
 def test_runs_side_by_side(gan: Run, faces: Path, tmp_path: Path) -> None:
     words = [f"--data_dir={faces}", "--n_epoch=4", "--save_every=2"]
     gan(*words, f"--img_dir={tmp_path / 'a'}")
-    gan(*words, f"--img_dir={tmp_path / 'b'}", "--loss=wgan-gp", "--score_by=lite0")
+    gan(*words, f"--img_dir={tmp_path / 'b'}", "--loss=wgan-gp", "--gp=10", "--score_by=lite0")
     runs, out = [tmp_path / "a", tmp_path / "b"], tmp_path / "comparison.png"
     figures(*runs, "--epochs=2,4", f"--out={out}")
     assert pixels(out).std() > 20
@@ -64,3 +64,7 @@ def test_runs_side_by_side(gan: Run, faces: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "there is no epoch-N.png" in figures(tmp_path / "empty", code=1).stderr
     assert "whole numbers" in figures(*runs, "--epochs=x", code=2).stderr
+    out.unlink()
+    figures(*runs)
+    assert pixels(out).std() > 20  # beside the first folder
+    assert "for several folders" in figures(runs[0], "--epochs=2", code=2).stderr

@@ -54,7 +54,7 @@ def test_layers_at_96_are_the_reports() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_one_rule_for_every_size(size: int) -> None:
-    gen, dis = GAN.Generator(size, 7, 2), GAN.Discriminator(size, 2, "batch")
+    gen, dis = GAN.Generator(size, 7, 1), GAN.Discriminator(size, 1, "batch")
     pictures = gen(torch.randn(3, 7, 1, 1))
     assert pictures.shape == (3, 3, size, size)
     assert pictures.abs().max() <= 1

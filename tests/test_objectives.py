@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,9 @@ def test_label_smoothing_is_binary_cross_entropy_with_smaller_labels() -> None:
     expected = F.binary_cross_entropy(REAL.sigmoid(), torch.full((3,), 0.9))
     expected += F.binary_cross_entropy(FAKE.sigmoid(), torch.zeros(3))
     torch.testing.assert_close(smooth_bce_d(REAL, FAKE, 0.1), expected)
+    real = REAL.clone().requires_grad_()
+    (by_real,) = torch.autograd.grad(smooth_bce_d(real, FAKE, 0.1), real)
+    torch.testing.assert_close(by_real * 3, REAL.sigmoid() - 0.9)
 
 
 class Linear(nn.Module):
@@ -136,21 +141,24 @@ def test_penalties_of_discriminators_with_known_gradients() -> None:
 @pytest.mark.parametrize("loss", ["bce", "bce-sum", "hinge", "wgan-gp", "rpgan"])
 def test_steps(loss: str) -> None:
     gen, dis, pictures, noise = networks()
-    real, fake = GAN.to_real(pictures, CPU), copy.deepcopy(gen)(noise).detach()
+    real = GAN.to_real(pictures, CPU)
+    seen, fake = real / 2, copy.deepcopy(gen)(noise).detach() / 2
     words = {"loss": loss, "gp": 10.0, "r1": 0.5, "r2": 0.25, "gp_every": 3}
-    aim = choose(words | {"label_smoothing": 0.0}, batch=6)
+    aim = choose(words | {"label_smoothing": 0.0}, batch=6)._replace(seen=lambda x: x / 2)
     d_loss, g_loss, *_ = aim
     for penalties in (0, 3):
         plain, trained = copy.deepcopy(dis), copy.deepcopy(dis)
-        a, b = plain(real), plain(fake)
-        value = d_loss(a, b)
-        total = value * 3 if loss == "bce-sum" else value  # six pictures, two halves
+        a, b = plain(seen), plain(fake)
+        total = value = d_loss(a, b)
         torch.manual_seed(5)
-        if penalties and loss == "wgan-gp":
-            total = total + 30 * one_centred(plain, real, fake)
         if penalties:
-            total = total + 1.5 * zero_centred(plain, real)
+            total = total + 30 * one_centred(plain, seen, fake)
+            total = total + 1.5 * zero_centred(plain, seen)
             total = total + 0.75 * zero_centred(plain, fake)
+        if loss == "bce-sum":  # as the report has it; penalties are summed in the same way
+            ones, bce = torch.ones(6), F.binary_cross_entropy_with_logits
+            sums = bce(a, ones, reduction="sum") + bce(b, 0 * ones, reduction="sum")
+            total = sums / 2 + 3 * (total - value)
         total.backward()
         torch.manual_seed(5)
         opt = torch.optim.SGD(trained.parameters(), lr=0.01)
@@ -164,7 +172,7 @@ def test_steps(loss: str) -> None:
             assert before.grad is not None
             torch.testing.assert_close(after.detach(), before.detach() - 0.01 * before.grad)
     plain_gen, more = copy.deepcopy(gen), [real] if loss == "rpgan" else []
-    value = g_loss(dis(plain_gen(noise)), *[dis(x) for x in more])
+    value = g_loss(dis(plain_gen(noise) / 2), *[dis(x / 2) for x in more])
     (value * 6 if loss == "bce-sum" else value).backward()
     opt = torch.optim.SGD(gen.parameters(), lr=0.01)
     found = GAN.g_step(gen, dis, opt, CPU, noise, *more, aim=aim)
@@ -172,6 +180,59 @@ def test_steps(loss: str) -> None:
     for after, before in zip(gen.parameters(), plain_gen.parameters(), strict=True):
         assert before.grad is not None
         torch.testing.assert_close(after.detach(), before.detach() - 0.01 * before.grad)
+
+
+def settings_of(**changes: Any) -> dict[str, Any]:
+    sizes = {"image_size": 32, "noise_size": 5, "gen_fm": 3, "dis_fm": 4}
+    return {name: getattr(GAN, name) for name in GAN.RULES} | sizes | changes
+
+
+def test_what_the_settings_make() -> None:
+    numbers = {"lr_g": 0.1, "lr_d": 0.2, "beta1_g": 0.3, "beta1_d": 0.4, "beta2_g": 0.5}
+    numbers |= {"beta2_d": 0.6, "weight_decay_g": 0.7, "weight_decay_d": 0.8}
+    torch.manual_seed(0)
+    shape = {"kernel": 5, "bias": False, "dis_norm": "batch", "dis_dropout": 0.25}
+    parts = GAN.build(settings_of(**shape, **numbers, init="dcgan"), CPU)
+    assert shapes(parts["gen"])[1][2:] == (5, 2, 2) == shapes(parts["dis"])[0][2:]
+    assert shapes(parts["gen"])[0][:2] == (5, 12) and shapes(parts["dis"])[-1][:2] == (16, 1)
+    for net in (parts["gen"], parts["dis"]):
+        for module in net:
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                assert module.bias is None
+                if module.weight.numel() > 100:
+                    assert module.weight.std().item() == pytest.approx(0.02, rel=0.15)
+    assert [m.p for m in parts["dis"] if isinstance(m, nn.Dropout2d)] == [0.25] * 3
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in parts["dis"]) == 2
+    for opt, n in (("opt_g", 0), ("opt_d", 1)):
+        (group,) = parts[opt].param_groups
+        assert isinstance(parts[opt], torch.optim.Adam)
+        assert group["betas"] == ((0.3, 0.5), (0.4, 0.6))[n]
+        assert (group["lr"], group["weight_decay"]) == ((0.1, 0.7), (0.2, 0.8))[n]
+        assert group["params"] == list(parts[("gen", "dis")[n]].parameters())
+    assert not any(weight.requires_grad for weight in parts["average"].parameters())
+    parts = GAN.build(settings_of(optim_d="sgd", dis_norm="spectral"), CPU)
+    assert type(parts["opt_g"]) is torch.optim.Adam and type(parts["opt_d"]) is torch.optim.SGD
+    assert parts["dis"][0].parametrizations.weight and parts["gen"][0].bias is not None
+    assert parts["dis"][0].parametrizations.weight.original.std() > 0.05  # PyTorch's own
+
+
+def test_turns_take_pictures_as_they_are_read() -> None:
+    _, _, pictures, noise = networks()
+    mirrored = torch.tensor([True, False, True, True, False, False])
+    flipped = torch.where(mirrored.view(-1, 1, 1, 1), pictures.flip(2), pictures)
+    results = []
+    for words in ((pictures, mirrored), (flipped,)):
+        torch.manual_seed(0)
+        settings = settings_of(loss="rpgan", r1=1.0)
+        parts = GAN.build(settings, CPU)
+        turns = GAN.build_turns(parts, CPU, choose(settings, 6))
+        results.append([turn(noise, *words) for turn in turns])
+        results[-1] += [
+            weight.detach() for net in ("gen", "dis") for weight in parts[net].parameters()
+        ]
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(flipped, pictures)
 
 
 def test_instance_noise_is_seen_by_the_discriminator_alone() -> None:
@@ -260,6 +321,22 @@ def test_d_turns_with_penalties(gan: Run, faces: Path, tmp_path: Path) -> None:
     gan(*words[:2], f"--img_dir={tmp_path / 'none'}")
     assert same(states[1], checkpoint(tmp_path / "none")["parts"]["dis"])  # five turns
     assert not same(states[0], states[1]) and not same(states[0], states[2])
+    gan(*words, "--gp_every=4", "--d_every=2", f"--img_dir={tmp_path / 'd'}")  # in steps 2 and 4
+    gan(*words[:2], "--d_every=2", f"--img_dir={tmp_path / 'e'}")
+    assert same(*(checkpoint(tmp_path / name)["parts"] for name in "de"))
+
+
+def test_what_changes_a_run(gan: Run, faces: Path, tmp_path: Path) -> None:
+    """Every word leads to other weights than every other, for it has an effect."""
+    ways = ["", "--dis_dropout=0.2", "--instance_noise=0.1", "--label_smoothing=0.1", "--gp=10"]
+    ways += ["--lr_decay=linear", "--loss=hinge", "--loss=bce-sum --optim_d=sgd", "--optim_d=sgd"]
+    states = []
+    for i, way in enumerate(ways):
+        words = [f"--data_dir={faces}", "--n_epoch=1", f"--img_dir={tmp_path / str(i)}"]
+        gan(*words, *way.split())
+        states.append(checkpoint(tmp_path / str(i))["parts"]["dis"])
+    for i, way in enumerate(ways):
+        assert not any(same(states[i], other) for other in states[:i]), way
 
 
 @pytest.mark.parametrize(
@@ -267,8 +344,8 @@ def test_d_turns_with_penalties(gan: Run, faces: Path, tmp_path: Path) -> None:
     [
         ("--loss=hinge --label_smoothing=0.1", "label_smoothing is for loss=bce"),
         ("--gp_every=4", "gp_every is for penalties"),
-        ("--loss=wgan-gp --gp=0", "loss=wgan-gp needs gp above 0"),
-        ("--loss=rpgan", "loss=rpgan needs r1 or r2 above 0"),
+        ("--loss=wgan-gp", "loss=wgan-gp needs gp above 0: --gp=10"),
+        ("--loss=rpgan", "loss=rpgan needs r1 and r2 above 0: --r1=1"),
         ("--kernel=3", "kernel must be one of 4, 5"),
         ("--r1=-1", "r1 must be a number from 0 up"),
         ("--dis_dropout=1", "dis_dropout must be a number from 0 to below 1"),
@@ -286,9 +363,36 @@ def test_other_optimisers_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Pa
     gan(*words)
     for word in ("--optim_d=sgd", "--bias=False", "--kernel=5"):
         assert "other networks or optimisers" in gan(*words, word, code=1).stderr
+    saved = checkpoint(tmp_path / "img")
+    for name in ("kernel", "bias", "optim_g", "optim_d"):  # a checkpoint of before they existed
+        del saved["settings"][name]
+    torch.save(saved, tmp_path / "img" / "checkpoint.pt")
+    for word in ("--optim_d=sgd", "--bias=False", "--kernel=5"):
+        assert "other networks or optimisers" in gan(*words, word, code=1).stderr
+    gan(*words[:1], "--n_epoch=2")
+
+
+def test_a_longer_run_has_other_rates_and_says_so(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--lr_decay=linear"]
+    gan(*words, "--n_epoch=1")
+    said = gan(*words, "--n_epoch=2").stdout
+    assert "n_epoch 1 -> 2: learning rates or noise are now those of a run of that length" in said
+
+
+def test_betas_without_adam(gan: Run, faces: Path) -> None:
+    words = [f"--data_dir={faces}", "--n_epoch=1", "--optim_g=sgd"]
+    said = gan(*words, "--beta1_g=0.9", "--beta2_d=0.9").stdout
+    assert "beta1_g is Adam's: it has no effect with optim_g=sgd" in said and "beta2_d" not in said
 
 
 def test_deterministic(gan: Run, faces: Path, tmp_path: Path) -> None:
+    code = "import os, torch, GAN; GAN.choose_machine('cpu', 'auto', {}); "
+    code += "print(torch.are_deterministic_algorithms_enabled(), end=' '); "
+    code += "print('CUBLAS_WORKSPACE_CONFIG' in os.environ)"
+    for value in (True, False):
+        command = [sys.executable, "-c", code.format(value)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [str(value)] * 2
     words = [f"--data_dir={faces}", "--n_epoch=2", "--deterministic", "--dis_dropout=0.1"]
     for name in "ab":
         gan(*words, f"--img_dir={tmp_path / name}")
@@ -314,7 +418,38 @@ def test_losses_without_probabilities_are_not_judged_by_them() -> None:
     assert evaluate.diagnose(history, 10, "rpgan").keys() == {"diverged"}
 
 
+COMMON = "image_size=64 batch_size=128 g_every=1 dis_norm=batch gen_fm=64 dis_fm=64"
+FAKEFACE, SGD = f"{COMMON} n_epoch=25", "optim_g=sgd optim_d=sgd"
+PAPER = "lr_g=0.0002 lr_d=0.0002 beta1_g=0.5 beta1_d=0.5 beta2_g=0.999 beta2_d=0.999"
+FINAL = "image_size=64 noise_size=200 batch_size=512 n_epoch=30 g_every=1"
+DECAY = "lr_g=0.0002 lr_d=0.0001 weight_decay_d=0.0001 weight_decay_g=1e-6 init=dcgan"
+REPORT = f"image_size=96 noise_size=100 d_every=1 g_every=5 n_epoch=200 dis_norm=none {PAPER}"
+FACTS = {  # of the five reports
+    "report96": f"{REPORT} gen_fm=32 dis_fm=32 batch_size=256 init=torch loss=bce",
+    "paper96": f"{REPORT} gen_fm=128 dis_fm=128 batch_size=128",
+    "tutorial64": f"{COMMON} {PAPER} noise_size=100 n_epoch=5 bias=False init=dcgan seed=999",
+    "init_off64": f"{FAKEFACE} {PAPER} init=torch optim_g=adam optim_d=adam",
+    "init_on64": f"{FAKEFACE} {PAPER} init=dcgan optim_g=adam optim_d=adam",
+    "sgd64": f"{FAKEFACE} {SGD} init=torch",
+    "sgd_init64": f"{FAKEFACE} {SGD} init=dcgan",
+    "fakeface128": f"{PAPER} image_size=128 init=dcgan n_epoch=25 optim_g=adam optim_d=adam",
+    "gan_sgd64": f"{FINAL} {SGD} lr_g=0.005 lr_d=0.005 loss=bce-sum dis_norm=batch",
+    "wgan_gp64": f"{FINAL} lr_g=0.001 lr_d=0.001 beta1_d=0.5 loss=wgan-gp gp=10 dis_norm=none",
+    "regularised64": f"{COMMON} {DECAY} dis_dropout=0.25",
+    "highres128": f"{DECAY} image_size=128 kernel=5 dis_dropout=0",
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_recipes_are_the_reports(name: str) -> None:
+    recipe = {key: getattr(GAN, key) for key in GAN.RULES} | GAN.read_recipe(f"recipes/{name}.py")
+    for word in FACTS[name].split():
+        for key, value in GAN.read_word(f"--{word}").items():
+            assert GAN.check(key, recipe[key]) == GAN.check(key, value), word
+
+
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+assert set(RECIPES) == {*FACTS, "quick96"}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -19,7 +19,7 @@ DEFAULTS = {
     "g_every": 5, "n_epoch": 200, "lr_g": 2e-4, "lr_d": 2e-4, "beta1_g": 0.5, "beta2_g": 0.999,
     "beta1_d": 0.5, "beta2_d": 0.999, "optim_g": "adam", "optim_d": "adam", "lr_decay": "none",
     "weight_decay_g": 0.0, "weight_decay_d": 0.0, "kernel": 4, "bias": True, "dis_dropout": 0.0,
-    "loss": "bce", "gp": 10.0, "r1": 0.0, "r2": 0.0, "gp_every": 1, "label_smoothing": 0.0,
+    "loss": "bce", "gp": 0.0, "r1": 0.0, "r2": 0.0, "gp_every": 1, "label_smoothing": 0.0,
     "instance_noise": 0.0, "deterministic": False,
     "img_dir": "img", "save_every": 10, "fresh": False, "dry_run": False, "device": "auto",
     "precision": "auto", "compile": True, "score_by": "lite0", "score_weights": "",
@@ -167,7 +167,7 @@ def test_packages_are_the_same_everywhere() -> None:
 
 
 def test_importing_says_and_writes_nothing(tmp_path: Path) -> None:
-    for name in ("GAN", "demo_faces", "rehearse"):
+    for name in sorted(path.stem for path in ROOT.glob("*.py")):
         code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {name}"
         command = [sys.executable, "-B", "-c", code]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
