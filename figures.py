@@ -5,7 +5,8 @@
 
 The first puts real pictures beside the last grid, and all grids one after the other, with their
 epochs. The second puts grids of the same epochs side by side, a row for each run, over the curves
-of losses and scores against the pictures seen; without --epochs, up to four that all runs have.
+of losses and scores against the pictures seen; without --epochs, up to four that all runs have;
+without --out, into comparison.png beside the first run's folder.
 """
 
 from __future__ import annotations
