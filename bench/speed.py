@@ -67,7 +67,7 @@ SYSTEMS: dict[str, tuple[int, int, int, int, str, int]] = {
 WAYS: dict[str, dict[str, Any]] = {
     "bce": {},
     "hinge": {"loss": "hinge"},
-    "wgan-gp": {"loss": "wgan-gp"},
+    "wgan-gp": {"loss": "wgan-gp", "gp": 10.0},
     "bce, r1": {"r1": 1.0},
     "rpgan, r1": {"loss": "rpgan", "r1": 1.0},
     "rpgan, r1 and r2": {"loss": "rpgan", "r1": 1.0, "r2": 1.0},
@@ -454,6 +454,7 @@ def main() -> None:
             print(f"  {contender:24} {rate:9,.1f} pictures/s  {ratio:5.2f} x {base}", end="")
             print(f"  {rate / limit:4.0%} of the limit" if limit else "", f" {peak:5.2f} GB")
     run = {"command": shlex.join(["python", "bench/speed.py", *sys.argv[1:]]), "date": time.ctime()}
+    run |= {"torch": torch.__version__}
     runs = {name: {**run} for name in results}
     about: dict[str, Any] = {"runs": runs}
     about["precision"] = str(GAN.choose_machine(args.device, "auto").dtype)[6:]
@@ -464,7 +465,8 @@ def main() -> None:
     path = HERE / "results" / f"speed-{where}-{about['precision']}.json"
     if path.exists() and args.only:
         old = json.loads(path.read_text())
-        about["runs"], results = old.get("runs", {}) | about["runs"], old["results"] | results
+        results = old.pop("results") | results
+        about = old | {"runs": old.get("runs", {}) | runs}  # each run says what differs
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(about | {"results": results}, indent=1) + "\n")
     print(f"\n{path}")
