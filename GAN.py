@@ -28,8 +28,6 @@ import ast
 import copy
 import ctypes
 import difflib
-import hashlib
-import io
 import json
 import math
 import os
@@ -39,12 +37,11 @@ import signal
 import sys
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from importlib import import_module
 from importlib.metadata import version
 from itertools import count, islice, pairwise
@@ -61,7 +58,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import SGD, Adam, Optimizer
 from torch.utils._pytree import tree_map
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 # ---- settings ------------------------------------------------------------------------------------
@@ -170,7 +166,6 @@ RULES: dict[str, Rule] = {
 Dict = dict[str, Any]
 in_time = tqdm.format_interval  # seconds as h:mm:ss
 HERE = Path(__file__).resolve().parent  # where paths in this file and in recipes start
-DEMO, N_DEMO = HERE / "data" / "demo", 4096  # avatar faces, until there are pictures
 
 
 class UserError(Exception):
@@ -226,12 +221,17 @@ def read_recipe(word: str) -> dict[str, Any]:
     return values
 
 
+def settings_now() -> Dict:
+    """All settings and their values."""
+    return {name: globals()[name] for name in RULES}
+
+
 def read_settings(words: list[str]) -> None:
     """Override the settings by recipes and --name=value words; UserError where one is wrong."""
     given: Dict = {}
     for word in words:
         given |= read_word(word) if word.startswith("--") else read_recipe(word)
-    values = {name: globals().get(name) for name in RULES} | given
+    values = settings_now() | given
     globals().update({name: check(name, value) for name, value in values.items()})
     for name in given.keys() & {"beta1_g", "beta2_g", "beta1_d", "beta2_d"}:
         if globals()[f"optim_{name[-1]}"] == "sgd":
@@ -335,42 +335,6 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
 # ---- data ----------------------------------------------------------------------------------------
 
 ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-Files = list[tuple[str, int, int]]  # below data_dir: name, bytes, time of change in ns
-Member = tuple[str, str]  # a file below data_dir and, if it is a zip file, a name inside it
-
-
-def list_files(root: Path, leave_out: Sequence[Path] = ()) -> Files:
-    """Picture and zip files below root, or root itself, sorted."""
-    names = [str(root)] if root.is_file() else []
-    seen = {os.path.realpath(path) for path in leave_out if path != root}
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # to be left out, or a circle of links
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        names += [os.path.join(folder, name) for name in files if not name.startswith(".")]
-    found, start = [], len(str(root if root.is_dir() else root.parent)) + 1
-    for name in (n for n in sorted(names) if n.lower().endswith((*ENDINGS, ".zip"))):
-        about = os.stat(name, follow_symlinks=os.path.exists(name))  # a broken link has its own
-        found.append((name[start:], about.st_size, about.st_mtime_ns))
-    return found
-
-
-def list_members(folder: Path, files: Files) -> list[Member]:
-    """Every picture in these files; a zip file that can't be read stands for itself."""
-    members = []
-    for name, *_ in files:
-        inside = [""]
-        if name.lower().endswith(".zip"):
-            with suppress(Exception), zipfile.ZipFile(folder / name) as archive:
-                inside = [m for m in sorted(archive.namelist()) if m.lower().endswith(ENDINGS)]
-        members += [(name, member) for member in inside if "__MACOSX" not in member]
-    return members
-
-
-open_zip = lru_cache(maxsize=4)(zipfile.ZipFile)  # its list of names takes long to read
 
 
 def decode(file: Path | BinaryIO, side: int) -> bytes:
@@ -388,68 +352,6 @@ def decode(file: Path | BinaryIO, side: int) -> bytes:
     return ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC).tobytes()
 
 
-def decode_some(
-    folder: Path, side: int, target: str, some: list[tuple[int, Member]]
-) -> dict[int, str]:
-    """Decode pictures into their rows of a file; returns {row: what is wrong} of bad ones."""
-    warnings.filterwarnings("ignore", module="PIL")  # about pictures that it reads all the same
-    pixels, bad = bytearray(), {}
-    for row, (name, member) in some:
-        try:
-            path, zipped = folder / name, name.lower().endswith(".zip")
-            pixels += decode(io.BytesIO(open_zip(path).read(member)) if zipped else path, side)
-        except Exception as error:  # one picture, whatever is wrong with it, ends no run
-            pixels += bytes(side * side * 3)
-            bad[row] = f"{name}{'/' if member else ''}{member}: {error}"
-    with open(target, "r+b") as file:
-        file.seek(some[0][0] * side * side * 3)
-        file.write(pixels)
-    return bad
-
-
-def decode_all(folder: Path, members: list[Member], side: int, target: str) -> list[str]:
-    """Decode pictures into an empty file, in order and in parallel; returns what can't be read."""
-    linux = sys.platform == "linux"
-    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
-    workers = cores if min(cores, len(members) // 64) > 1 else 0  # starting them has a cost, too:
-    # forked ones are there at once; spawned ones, the only kind elsewhere, import torch first.
-    start: Any = {"multiprocessing_context": "fork" if linux else "spawn"} if workers else {}
-    size = min(128, len(members) // (8 * cores) + 1)
-    start |= {"num_workers": workers, "collate_fn": partial(decode_some, folder, side, target)}
-    load: Any = DataLoader(list(enumerate(members)), size, **start)  # type: ignore[arg-type]
-    early: list[int] = []  # a Ctrl-C while a process is forked would be lost
-    handler = signal.signal(signal.SIGINT, lambda number, _: early.append(number))
-    results = iter(load)  # starts the workers
-    signal.signal(signal.SIGINT, handler)
-    if early:
-        raise KeyboardInterrupt
-    bad: dict[int, str] = {}
-    with tqdm(total=len(members), desc="reading pictures", disable=None) as bar:
-        for found in results:
-            bad |= found
-            bar.update(min(size, len(members) - bar.n))
-    open_zip.cache_clear()
-    if bad:  # close their gaps
-        rows = np.memmap(target, np.uint8, "r+").reshape(len(members), -1)
-        good, first = np.delete(np.arange(len(members)), list(bad)), min(bad)
-        for new, old in enumerate(good[first:], first):
-            rows[new] = rows[old]
-        del rows  # Windows cuts no mapped file
-        os.truncate(target, len(good) * side * side * 3)
-    return list(bad.values())
-
-
-def find_pictures(root: Path, out: Path, demo: Path, n_demo: int) -> tuple[Path, Files]:
-    """Where pictures are, and list_files() there: in root, or avatars in demo if data/ is empty."""
-    files = list_files(root, leave_out=(out, DEMO))
-    if not files and root == DEMO.parent and (HERE / "demo_faces.py").exists():
-        from demo_faces import draw_if_missing
-
-        draw_if_missing(demo, n_demo, say)
-        root, files = demo, list_files(demo)
-    return root.parent if root.is_file() else root, files
-
-
 def no_pictures(root: Path, skipped: Sequence[str] = ()) -> UserError:
     missing = "" if root.exists() else ", which is not there"
     return UserError(
@@ -462,48 +364,25 @@ def no_pictures(root: Path, skipped: Sequence[str] = ()) -> UserError:
 def load_pictures(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
     """All pictures below root, uint8 (N, side, side, 3), and what is wrong with unreadable ones.
 
-    They are decoded once, into a file beside them, or in out where that can't be written: all
-    bytes, then JSON with a key made of the files' names, sizes and times, then the JSON's length.
+    With pictures.py beside this file, also those in zip files, on all cores, and decoded only once.
     """
-    folder, files = find_pictures(root, out, DEMO, N_DEMO)
-    if not files:
-        raise no_pictures(root)
-    key = hashlib.sha256(json.dumps([1, side, files]).encode()).hexdigest()
-    name = f".GAN-{root.name if root.is_file() else 'all'}-{side}.cache"
-    if cached := read_cache(folder / name, side, key) or read_cache(out / name, side, key):
-        return cached
+    if (HERE / "pictures.py").exists():
+        from pictures import load
 
-    def write(file: BinaryIO) -> None:
-        skipped = decode_all(folder, list_members(folder, files), side, file.name)
-        if not (size := file.seek(0, os.SEEK_END)):
-            raise no_pictures(root, skipped)
-        about = json.dumps({"key": key, "size": size, "skipped": skipped}).encode()
-        file.write(about + len(about).to_bytes(8, "little"))
-
-    try:
-        write_file(folder / name, write)
-    except OSError:  # read-only, or full
-        write_file(out / name, write)
-    pictures = read_cache(folder / name, side, key) or read_cache(out / name, side, key)
-    assert pictures, "the pictures just written can't be read back"
-    return pictures
-
-
-def read_cache(cache: Path, side: int, key: str) -> tuple[Tensor, list[str]] | None:
-    """What load_pictures() returns, mapped into memory, if the file is whole and has this key."""
-    try:
-        with open(cache, "rb") as file:
-            end = file.seek(-8, os.SEEK_END)
-            size = end - int.from_bytes(file.read(8), "little")
-            file.seek(size)
-            about = json.loads(file.read(end - size))
-            if (about["key"], about["size"]) != (key, size):
-                return None
-    except (OSError, ValueError, TypeError, KeyError, OverflowError):
-        return None
-    warnings.filterwarnings("ignore", ".*not writable")  # nor does anybody write
-    pixels = torch.from_numpy(np.memmap(cache, np.uint8, "r", shape=size))
-    return pixels.view(-1, side, side, 3), about["skipped"]
+        return load(root, side, out)
+    files = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in ENDINGS]
+    rows, skipped = [], []
+    for path in tqdm(files, "reading pictures", disable=None):
+        if out in path.parents:
+            continue
+        try:
+            rows.append(decode(path, side))
+        except Exception as error:  # one picture, whatever is wrong with it, ends no run
+            skipped.append(f"{path.relative_to(root)}: {error}")
+    if not rows:
+        raise no_pictures(root, skipped)
+    pixels = torch.frombuffer(bytearray().join(rows), dtype=torch.uint8)
+    return pixels.view(-1, side, side, 3), skipped
 
 
 def read_ahead(data: Tensor, indices: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
@@ -1081,7 +960,7 @@ def write_epoch(
 
 def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]:
     """Train up to n_epoch as the settings say and write what comes out; returns the history."""
-    settings = {name: globals()[name] for name in RULES}
+    settings = settings_now()
     saved = None if fresh else load_checkpoint(out, settings)
     if saved and saved["progress"]["epoch"] > n_epoch:
         say(f"{show(out)} holds a finished run: {saved['progress']['epoch'] - 1} epochs are done.")
@@ -1217,7 +1096,7 @@ def main() -> None:
     sys.modules["GAN"] = sys.modules[__name__]  # for siblings, which import from it
     try:
         read_settings(sys.argv[1:])
-        choose_objective({name: globals()[name] for name in RULES}, batch_size)  # fits, or says so
+        choose_objective(settings_now(), batch_size)  # they fit each other, or it says so
         root, out = full_path(data_dir), full_path(img_dir)
         if score_weights and score_by in ("none", "lite0"):
             raise UserError(f"score_weights is for other networks: score_by is {score_by}")

@@ -19,6 +19,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from pictures import DEMO, N_DEMO, decode_all, find_pictures, list_members
+
 
 def rehearse(gan: ModuleType, root: Path, img: Path) -> None:
     """Try out the settings of GAN.py (the module); UserError says what stands in a run's way.
@@ -27,7 +29,7 @@ def rehearse(gan: ModuleType, root: Path, img: Path) -> None:
     """
     machine = gan.choose_machine(gan.device, gan.precision, gan.deterministic, gan.compile)
     if not gan.fresh:
-        gan.load_checkpoint(img, {name: getattr(gan, name) for name in gan.RULES})
+        gan.load_checkpoint(img, gan.settings_now())
     out = Path(tempfile.mkdtemp(prefix="GAN-"))
     turn = max(gan.d_every, gan.g_every)  # batches until both networks have had one
     # CUDA graphs are made in the fourth turn; elsewhere a second's worth of steps will do
@@ -86,21 +88,21 @@ def some_pictures(
     """About n pictures, uint8 (n, S, S, 3); how many there are; unreadable ones among the n;
     seconds that it took to decode those.
     """
-    demo = gan.DEMO if gan.DEMO.exists() else out / "demo"
-    few = min(n, max(640, gan.batch_size), gan.N_DEMO)  # avatars, which take longer to draw
-    folder, files = gan.find_pictures(root, img, demo, few)
-    members = gan.list_members(folder, files)
+    demo = DEMO if DEMO.exists() else out / "demo"
+    few = min(n, max(640, gan.batch_size), N_DEMO)  # avatars, which take longer to draw
+    folder, files = find_pictures(root, img, demo, few)
+    members = list_members(folder, files)
     pixels, side = out / "pictures", gan.image_size
     pixels.touch()
     start = time.perf_counter()
-    skipped = gan.decode_all(folder, members[:: max(1, len(members) // n)], side, str(pixels))
+    skipped = decode_all(folder, members[:: max(1, len(members) // n)], side, str(pixels))
     seconds = time.perf_counter() - start
     if not (size := pixels.stat().st_size):
         raise gan.no_pictures(root, skipped)
     data = torch.from_file(str(pixels), size=size, dtype=torch.uint8).view(-1, side, side, 3)
     with suppress(OSError):  # Windows deletes no mapped file
         pixels.unlink()
-    return data, gan.N_DEMO if folder == out / "demo" else len(members), skipped, seconds
+    return data, N_DEMO if folder == out / "demo" else len(members), skipped, seconds
 
 
 def memory(device: torch.device) -> tuple[int, int]:

@@ -95,7 +95,7 @@ def ours(
 ) -> Steps:
     """What train() does in a turn of D and in one of G, from 2,048 pictures in memory."""
     size, fm, _, g_every, norm, _ = SYSTEMS[system]
-    settings = {name: getattr(GAN, name) for name in GAN.RULES} | {"dis_norm": norm}
+    settings = GAN.settings_now() | {"dis_norm": norm}
     settings |= {"image_size": size, "gen_fm": fm, "dis_fm": fm} | (changes or {})
     torch.manual_seed(0)
     parts = GAN.build(settings, machine)

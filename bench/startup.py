@@ -15,6 +15,7 @@ FOLDER holds pictures or zip files of them. In turn, round by round:
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -35,8 +36,9 @@ SIDE = 96
 def decode(root: Path, processes: int) -> None:
     """Decode every picture in so many forked processes."""
     import GAN
+    import pictures
 
-    members = GAN.list_members(root, GAN.list_files(root))
+    members = pictures.list_members(root, pictures.list_files(root))
     children = []
     for k in range(processes):
         if child := os.fork():
@@ -44,7 +46,7 @@ def decode(root: Path, processes: int) -> None:
             continue
         for name, member in members[k::processes]:
             path = root / name
-            GAN.decode(GAN.io.BytesIO(GAN.open_zip(path).read(member)) if member else path, SIDE)
+            GAN.decode(io.BytesIO(pictures.open_zip(path).read(member)) if member else path, SIDE)
         os._exit(0)
     for child in children:
         assert os.waitpid(child, 0)[1] == 0
@@ -104,8 +106,9 @@ def main() -> None:
             "second start": partial(start, root, cached=True),
         }
         import GAN
+        import pictures
 
-        n = len(GAN.list_members(root, GAN.list_files(root)))
+        n = len(pictures.list_members(root, pictures.list_files(root)))
         times: dict[str, list[float]] = {name: [] for name in measures}
         for _ in range(args.rounds):
             for name, measure in measures.items():

@@ -18,6 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import GAN
+import pictures
 
 SIDE = 32
 CPU = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
@@ -208,7 +209,7 @@ def test_demo_faces_are_left_out_beside_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "data"
-    monkeypatch.setattr(GAN, "DEMO", root / "demo")
+    monkeypatch.setattr(pictures, "DEMO", root / "demo")
     make_dir(root)
     save(make_dir(root / "demo") / "0.png", plain((1, 2, 3), size=(SIDE, SIDE)))
     assert load(root, tmp_path / "img")[0] == [(1, 2, 3)]
@@ -221,14 +222,14 @@ def test_cache_notices_every_change(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     root, out = tmp_path / "data", tmp_path / "img"
     colors = make_folder(root)
     decodings = 0
-    decode_all = GAN.decode_all
+    decode_all = pictures.decode_all
 
     def counted(*args: object) -> list[str]:
         nonlocal decodings
         decodings += 1
         return decode_all(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(GAN, "decode_all", counted)
+    monkeypatch.setattr(pictures, "decode_all", counted)
     assert load(root, out)[0] == load(root, out)[0] == colors
     assert decodings == 1
     added = save(root / "added.png", plain((1, 2, 3), size=(SIDE, SIDE)))
@@ -279,7 +280,8 @@ def test_zips_in_one_folder_have_their_own_caches(
     for _ in range(2):
         for i in range(2):
             assert load(tmp_path / f"{i}.zip", tmp_path / "img")[0] == [(i, i, i)]
-        monkeypatch.delattr(GAN, "decode_all", raising=False)  # the second time from the caches
+        # The second time from the caches:
+        monkeypatch.delattr(pictures, "decode_all", raising=False)
 
 
 def test_a_cache_larger_than_memory_is_mapped(tmp_path: Path) -> None:
@@ -289,7 +291,7 @@ def test_a_cache_larger_than_memory_is_mapped(tmp_path: Path) -> None:
     with open(tmp_path / "cache", "wb") as file:
         file.seek(size)
         file.write(about + len(about).to_bytes(8, "little"))
-    read = GAN.read_cache(tmp_path / "cache", side, "key")
+    read = pictures.read_cache(tmp_path / "cache", side, "key")
     assert read and read[0].shape == (n, side, side, 3) and read[1] == ["x"]
     indices = [torch.tensor([0, n - 1])] * 4
     batches = list(GAN.read_ahead(read[0], indices, CPU.device))
@@ -308,7 +310,7 @@ def test_parallel_decoding_keeps_the_order(
         (root / f"{i:03}.png").write_bytes(png.getvalue())
     (root / "300.png").write_bytes(b"bad")
     monkeypatch.setattr(
-        GAN,
+        pictures,
         "DataLoader",
         lambda *args, **kwargs: DataLoader(*args, **kwargs | {"multiprocessing_context": method}),
     )

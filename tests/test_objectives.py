@@ -184,7 +184,7 @@ def test_steps(loss: str) -> None:
 
 def settings_of(**changes: Any) -> dict[str, Any]:
     sizes = {"image_size": 32, "noise_size": 5, "gen_fm": 3, "dis_fm": 4}
-    return {name: getattr(GAN, name) for name in GAN.RULES} | sizes | changes
+    return GAN.settings_now() | sizes | changes
 
 
 def test_what_the_settings_make() -> None:
@@ -442,7 +442,7 @@ FACTS = {  # of the five reports
 
 @pytest.mark.parametrize("name", FACTS)
 def test_recipes_are_the_reports(name: str) -> None:
-    recipe = {key: getattr(GAN, key) for key in GAN.RULES} | GAN.read_recipe(f"recipes/{name}.py")
+    recipe = GAN.settings_now() | GAN.read_recipe(f"recipes/{name}.py")
     for word in FACTS[name].split():
         for key, value in GAN.read_word(f"--{word}").items():
             assert GAN.check(key, recipe[key]) == GAN.check(key, value), word

@@ -351,16 +351,15 @@ def test_impossible_places_and_devices(gan: Run, faces: Path, tmp_path: Path) ->
 def copy_of_the_project(folder: Path, *names: str) -> Path:
     folder.mkdir()
     for name in names:
-        shutil.copy(ROOT / name, folder)
-    script = folder / "GAN.py"
-    script.write_text(script.read_text().replace('"demo", 4096', '"demo", 24'))
-    return script
+        text = (ROOT / name).read_text("utf-8")
+        (folder / name).write_text(text.replace('"demo", 4096', '"demo", 24'), "utf-8")
+    return folder / "GAN.py"
 
 
 def test_a_fresh_clone_without_pictures_draws_avatars(
     gan: Run, faces: Path, tmp_path: Path
 ) -> None:
-    script = copy_of_the_project(tmp_path / "clone", "GAN.py", "demo_faces.py")
+    script = copy_of_the_project(tmp_path / "clone", "GAN.py", "pictures.py", "demo_faces.py")
     said = gan("--n_epoch=1", "--img_dir=img", script=script, cwd=script.parent).stdout
     assert "avatar faces are drawn" in said and "24 pictures" in said
     demo = sorted((script.parent / "data" / "demo").glob("*.png"))
@@ -375,14 +374,24 @@ def test_gan_alone_in_an_empty_folder(gan: Run, faces: Path, tmp_path: Path) -> 
     script = copy_of_the_project(tmp_path / "alone", "GAN.py")
     said = gan(code=1, script=script)
     assert "No picture that can be read in" in said.stderr
-    shutil.copytree(faces, script.parent / "data")
+    data = script.parent / "data"
+    shutil.copytree(faces, data / "more", ignore=shutil.ignore_patterns(".GAN*"))
+    (data / "bad.png").write_bytes(b"no picture")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     bare = {k: v for k, v in os.environ.items() if k not in ("HOME", "DISPLAY", "XDG_CACHE_HOME")}
     (tmp_path / "file").write_text("")
     bare |= {"HOME": str(tmp_path / "file" / "home"), "MPLBACKEND": ""}
     command = [sys.executable, str(script), *TINY, "--n_epoch=1"]
-    subprocess.run(command, cwd=elsewhere, env=bare, check=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=elsewhere, env=bare, check=True, timeout=300, capture_output=True, text=True
+    )
+    assert "40 pictures, 5 batches of 8" in done.stdout and "bad.png: cannot" in done.stdout
+    img = script.parent / "img"
+    assert len({tile.tobytes() for tile in tiles(img / "real.png")}) >= 40
+    gan(f"--data_dir={script.parent}", f"--img_dir={img}", "--n_epoch=2", script=script)
+    skipped = (img / "skipped.txt").read_text()
+    assert "data" in skipped and "img" not in skipped  # what it has drawn is not for training
     assert (script.parent / "img" / "epoch-1.png").exists()  # img/ lies beside GAN.py
     said = gan("--loss=hinge", code=1, script=script)
     assert "need objectives.py beside GAN.py" in said.stderr

@@ -33,20 +33,18 @@ def keep_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(GAN, name, getattr(GAN, name))
 
 
-def values() -> dict[str, object]:
-    return {name: getattr(GAN, name) for name in GAN.RULES}
-
-
 def complaint(*words: str) -> str:
-    before = values()
+    before = GAN.settings_now()
     with pytest.raises(GAN.UserError) as error:
         GAN.read_settings(list(words))
-    assert values() == before
+    assert GAN.settings_now() == before
     return str(error.value)
 
 
 def test_defaults_are_the_reports() -> None:
-    assert {name: value for name, value in values().items() if name in DEFAULTS} == DEFAULTS
+    assert {
+        name: value for name, value in GAN.settings_now().items() if name in DEFAULTS
+    } == DEFAULTS
     assert set(GAN.RULES) == {*DEFAULTS, "ema", "seed"}
 
 
@@ -60,7 +58,7 @@ def test_every_setting_has_a_rule_and_a_comment() -> None:
 
 def test_help_lists_all_settings_with_default_and_comment(gan: Run) -> None:
     text = gan("--help").stdout
-    for name, value in values().items():
+    for name, value in GAN.settings_now().items():
         default, comment = found(rf"^{name} = (\S+)  # (.+)", text, re.MULTILINE)
         assert ast.literal_eval(default) == value
         assert len(comment) > 10
@@ -73,7 +71,7 @@ def test_words_override_and_later_ones_win(tmp_path: Path) -> None:
     GAN.read_settings(["--n_epoch=5", str(recipe), "--lr_g=3e-4", "--ema=1e4", "--dry_run"])
     expected = DEFAULTS | {"n_epoch": 7, "lr_g": 3e-4, "flip": True, "dis_norm": "batch"}
     expected |= {"ema": 10_000, "dry_run": True, "seed": 0}
-    assert values() == expected
+    assert GAN.settings_now() == expected
     assert type(GAN.ema) is int
     GAN.read_settings([str(recipe), "--n_epoch=8", "--flip=false", "--seed=12"])
     assert (GAN.n_epoch, GAN.flip, GAN.lr_g, type(GAN.lr_g)) == (8, False, 1.0, float)

@@ -1,0 +1,176 @@
+"""Reads pictures: folders and zip files, on all cores, decoded once and kept in a file beside them.
+
+load() is what GAN.load_pictures() returns where this file is there; without it, GAN.py reads plain
+files one by one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import sys
+import warnings
+import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from GAN import ENDINGS, HERE, decode, no_pictures, say, write_file
+
+DEMO, N_DEMO = HERE / "data" / "demo", 4096  # avatar faces, until there are pictures
+Files = list[tuple[str, int, int]]  # below data_dir: name, bytes, time of change in ns
+Member = tuple[str, str]  # a file below data_dir and, if it is a zip file, a name inside it
+
+
+def list_files(root: Path, leave_out: Sequence[Path] = ()) -> Files:
+    """Picture and zip files below root, or root itself, sorted."""
+    names = [str(root)] if root.is_file() else []
+    seen = {os.path.realpath(path) for path in leave_out if path != root}
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # to be left out, or a circle of links
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names += [os.path.join(folder, name) for name in files if not name.startswith(".")]
+    found, start = [], len(str(root if root.is_dir() else root.parent)) + 1
+    for name in (n for n in sorted(names) if n.lower().endswith((*ENDINGS, ".zip"))):
+        about = os.stat(name, follow_symlinks=os.path.exists(name))  # a broken link has its own
+        found.append((name[start:], about.st_size, about.st_mtime_ns))
+    return found
+
+
+def list_members(folder: Path, files: Files) -> list[Member]:
+    """Every picture in these files; a zip file that can't be read stands for itself."""
+    members = []
+    for name, *_ in files:
+        inside = [""]
+        if name.lower().endswith(".zip"):
+            with suppress(Exception), zipfile.ZipFile(folder / name) as archive:
+                inside = [m for m in sorted(archive.namelist()) if m.lower().endswith(ENDINGS)]
+        members += [(name, member) for member in inside if "__MACOSX" not in member]
+    return members
+
+
+open_zip = lru_cache(maxsize=4)(zipfile.ZipFile)  # its list of names takes long to read
+
+
+def decode_some(
+    folder: Path, side: int, target: str, some: list[tuple[int, Member]]
+) -> dict[int, str]:
+    """Decode pictures into their rows of a file; returns {row: what is wrong} of bad ones."""
+    warnings.filterwarnings("ignore", module="PIL")  # about pictures that it reads all the same
+    pixels, bad = bytearray(), {}
+    for row, (name, member) in some:
+        try:
+            path, zipped = folder / name, name.lower().endswith(".zip")
+            pixels += decode(io.BytesIO(open_zip(path).read(member)) if zipped else path, side)
+        except Exception as error:  # one picture, whatever is wrong with it, ends no run
+            pixels += bytes(side * side * 3)
+            bad[row] = f"{name}{'/' if member else ''}{member}: {error}"
+    with open(target, "r+b") as file:
+        file.seek(some[0][0] * side * side * 3)
+        file.write(pixels)
+    return bad
+
+
+def decode_all(folder: Path, members: list[Member], side: int, target: str) -> list[str]:
+    """Decode pictures into an empty file, in order and in parallel; returns what can't be read."""
+    linux = sys.platform == "linux"
+    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+    workers = cores if min(cores, len(members) // 64) > 1 else 0  # starting them has a cost, too:
+    # forked ones are there at once; spawned ones, the only kind elsewhere, import torch first.
+    start: Any = {"multiprocessing_context": "fork" if linux else "spawn"} if workers else {}
+    size = min(128, len(members) // (8 * cores) + 1)
+    start |= {"num_workers": workers, "collate_fn": partial(decode_some, folder, side, target)}
+    load: Any = DataLoader(list(enumerate(members)), size, **start)  # type: ignore[arg-type]
+    early: list[int] = []  # a Ctrl-C while a process is forked would be lost
+    handler = signal.signal(signal.SIGINT, lambda number, _: early.append(number))
+    results = iter(load)  # starts the workers
+    signal.signal(signal.SIGINT, handler)
+    if early:
+        raise KeyboardInterrupt
+    bad: dict[int, str] = {}
+    with tqdm(total=len(members), desc="reading pictures", disable=None) as bar:
+        for found in results:
+            bad |= found
+            bar.update(min(size, len(members) - bar.n))
+    open_zip.cache_clear()
+    if bad:  # close their gaps
+        rows = np.memmap(target, np.uint8, "r+").reshape(len(members), -1)
+        good, first = np.delete(np.arange(len(members)), list(bad)), min(bad)
+        for new, old in enumerate(good[first:], first):
+            rows[new] = rows[old]
+        del rows  # Windows cuts no mapped file
+        os.truncate(target, len(good) * side * side * 3)
+    return list(bad.values())
+
+
+def find_pictures(root: Path, out: Path, demo: Path, n_demo: int) -> tuple[Path, Files]:
+    """Where pictures are, and list_files() there: in root, or avatars in demo if data/ is empty."""
+    files = list_files(root, leave_out=(out, DEMO))
+    if not files and root == DEMO.parent and (HERE / "demo_faces.py").exists():
+        from demo_faces import draw_if_missing
+
+        draw_if_missing(demo, n_demo, say)
+        root, files = demo, list_files(demo)
+    return root.parent if root.is_file() else root, files
+
+
+def load(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
+    """All pictures below root, uint8 (N, side, side, 3), and what is wrong with unreadable ones.
+
+    They are decoded once, into a file beside them, or in out where that can't be written: all
+    bytes, then JSON with a key made of the files' names, sizes and times, then the JSON's length.
+    """
+    folder, files = find_pictures(root, out, DEMO, N_DEMO)
+    if not files:
+        raise no_pictures(root)
+    key = hashlib.sha256(json.dumps([1, side, files]).encode()).hexdigest()
+    name = f".GAN-{root.name if root.is_file() else 'all'}-{side}.cache"
+    if cached := read_cache(folder / name, side, key) or read_cache(out / name, side, key):
+        return cached
+
+    def write(file: BinaryIO) -> None:
+        skipped = decode_all(folder, list_members(folder, files), side, file.name)
+        if not (size := file.seek(0, os.SEEK_END)):
+            raise no_pictures(root, skipped)
+        about = json.dumps({"key": key, "size": size, "skipped": skipped}).encode()
+        file.write(about + len(about).to_bytes(8, "little"))
+
+    try:
+        write_file(folder / name, write)
+    except OSError:  # read-only, or full
+        write_file(out / name, write)
+    pictures = read_cache(folder / name, side, key) or read_cache(out / name, side, key)
+    assert pictures, "the pictures just written can't be read back"
+    return pictures
+
+
+def read_cache(cache: Path, side: int, key: str) -> tuple[Tensor, list[str]] | None:
+    """What load_pictures() returns, mapped into memory, if the file is whole and has this key."""
+    try:
+        with open(cache, "rb") as file:
+            end = file.seek(-8, os.SEEK_END)
+            size = end - int.from_bytes(file.read(8), "little")
+            file.seek(size)
+            about = json.loads(file.read(end - size))
+            if (about["key"], about["size"]) != (key, size):
+                return None
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return None
+    warnings.filterwarnings("ignore", ".*not writable")  # nor does anybody write
+    pixels = torch.from_numpy(np.memmap(cache, np.uint8, "r", shape=size))
+    return pixels.view(-1, side, side, 3), about["skipped"]
