@@ -354,9 +354,10 @@ def decode(file: Path | BinaryIO, side: int) -> bytes:
 
 def no_pictures(root: Path, skipped: Sequence[str] = ()) -> UserError:
     missing = "" if root.exists() else ", which is not there"
+    places = "folders or zip files" if (HERE / "pictures.py").exists() else "folders"
     return UserError(
         f"No picture that can be read in {show(root)}{missing}. Put JPEG, PNG, WebP, BMP, GIF or "
-        "TIFF files there, in folders or zip files, or name another place with --data_dir=..."
+        f"TIFF files there, in {places}, or name another place with --data_dir=..."
         + "".join(f"\n  {line}" for line in skipped[:10])
     )
 
