@@ -8,9 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+import forked
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -61,18 +62,15 @@ def gan(tmp_path: Path) -> Run:
     """Run GAN.py, tiny, with img_dir=tmp_path/img; other words and settings of run() as given."""
 
     def run(
-        *words: str, code: int = 0, script: Path = ROOT / "GAN.py", **kwargs: Any
+        *words: str,
+        code: int = 0,
+        script: Path = ROOT / "GAN.py",
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        kwargs["env"] = {**os.environ, "TMPDIR": str(tmp_path), **kwargs.get("env", {})}
-        command = [sys.executable, str(script), *TINY, f"--img_dir={tmp_path / 'img'}", *words]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            **kwargs,  # type: ignore[call-overload]
-        )
+        command = [str(script), *TINY, f"--img_dir={tmp_path / 'img'}", *words]
+        env = {**os.environ, "TMPDIR": str(tmp_path), **(env or {})}
+        done = forked.run(command, cwd, env)
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done

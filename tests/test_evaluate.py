@@ -19,6 +19,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 import evaluate
+import forked
 import GAN
 from conftest import ROOT, Run
 from test_run import checkpoint, rows, same, tiles
@@ -361,8 +362,7 @@ def test_weights_are_data(gan: Run, faces: Path, tmp_path: Path) -> None:
 
 
 def run_evaluate(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "evaluate.py"), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = forked.run([ROOT / "evaluate.py", *words])
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+import forked
 from conftest import ROOT, Run
 from figures import compare
 from test_run import rows
 
 
 def figures(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "figures.py"), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = forked.run([ROOT / "figures.py", *words])
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     return done
 
