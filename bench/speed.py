@@ -2,6 +2,7 @@
 
     python bench/speed.py [--only=NAME] [--rounds=3] [--device=auto]     into results/speed-*.json
     python bench/speed.py --only=losses             what other losses, penalties and layers cost
+    python bench/speed.py --only=recipes            what a picture costs with each recipe
     python bench/speed.py --only=NAME --profile     where the time goes: GAN.py and the plain loop
 
 For each system (image size, feature maps, batch) this times in turn, round by round, each in a new
@@ -19,7 +20,8 @@ large matrix product in that precision, measured here. Bytes are those that the 
 read and write one by one; fused operations need fewer.
 
 A step of D and a step of G are timed apart; pictures per second follow from d_every and g_every.
-On a CPU, wide systems run at a smaller batch than they are known for; the table says so.
+On a CPU, wide systems run at a smaller batch than they are known for (recipes at 64 pictures at
+most); the table says so.
 """
 
 from __future__ import annotations
@@ -55,6 +57,8 @@ sys.path.insert(0, str(HERE.parent))
 import GAN  # noqa: E402
 from objectives import Schedule  # noqa: E402
 
+RECIPES = sorted(path.stem for path in (HERE.parent / "recipes").glob("*.py"))
+
 # name: image_size, feature maps of both, batch, g_every, batch norm in D, batch on a CPU
 SYSTEMS: dict[str, tuple[int, int, int, int, str, int]] = {
     "96/32/256": (96, 32, 256, 5, "none", 256),  # the report: GAN.py's default
@@ -78,6 +82,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "bce, kernels of 5": {"kernel": 5},
     "bce, both by SGD": {"optim_g": "sgd", "optim_d": "sgd"},
 }
+MORE = ("losses", "recipes", "size")
 Steps = tuple[Callable[[], Any], Callable[[], Any]]  # one step of D, one of G
 
 
@@ -86,17 +91,24 @@ def sync(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def settings_of(system: str, name: str) -> dict[str, Any]:
+    """All settings of a system's contender."""
+    settings = GAN.settings_now()
+    if system == "recipes":
+        return settings | GAN.read_recipe(f"recipes/{name}.py")
+    changes: dict[str, Any] = {}
+    if system == "losses":
+        system, changes = next(iter(SYSTEMS)), WAYS[name]
+    size, fm, batch, g_every, norm, _ = SYSTEMS[system]
+    settings |= {"image_size": size, "gen_fm": fm, "dis_fm": fm, "dis_norm": norm}
+    return settings | {"batch_size": batch, "g_every": g_every} | changes
+
+
 def ours(
-    system: str,
-    machine: GAN.Machine,
-    batch: int,
-    compiled: bool = False,
-    changes: dict[str, Any] | None = None,
+    settings: dict[str, Any], machine: GAN.Machine, batch: int, compiled: bool = False
 ) -> Steps:
     """What train() does in a turn of D and in one of G, from 2,048 pictures in memory."""
-    size, fm, _, g_every, norm, _ = SYSTEMS[system]
-    settings = GAN.settings_now() | {"dis_norm": norm}
-    settings |= {"image_size": size, "gen_fm": fm, "dis_fm": fm} | (changes or {})
+    size, g_every = settings["image_size"], settings["g_every"]
     torch.manual_seed(0)
     parts = GAN.build(settings, machine)
     gen, dis, average = (parts[name] for name in ("gen", "dis", "average"))
@@ -112,7 +124,8 @@ def ours(
     turns = GAN.build_turns(parts, machine, aim)
 
     def noise() -> Tensor:
-        return torch.randn(batch, 100, 1, 1, generator=rng, device=machine.device)
+        shape = (batch, settings["noise_size"], 1, 1)
+        return torch.randn(shape, generator=rng, device=machine.device)
 
     pictures = GAN.read_ahead(data, cycle(order[: 2048 // batch]), machine.device)
 
@@ -239,8 +252,8 @@ def limits(machine: GAN.Machine) -> dict[str, float]:
 
 
 def contenders(system: str, auto: GAN.Machine, compiled: bool) -> list[str]:
-    if system == "losses":
-        return list(WAYS)
+    if system in ("losses", "recipes"):
+        return list(WAYS) if system == "losses" else RECIPES
     names = ["GAN.py", *["GAN.py, compiled"] * compiled, "plain", "plain+files"]
     if system == "96/32/256":
         for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
@@ -255,10 +268,10 @@ def contenders(system: str, auto: GAN.Machine, compiled: bool) -> list[str]:
 
 def contend(system: str, auto: GAN.Machine, name: str) -> None:
     """One contender in its own process: builds, warms up, and prints how long a picture takes."""
-    system = next(iter(SYSTEMS)) if system == "losses" else system
-    size, _, batch, g_every, _, small = SYSTEMS[system]
-    device = auto.device
-    batch = small if device.type == "cpu" else batch
+    settings, device = settings_of(system, name), auto.device
+    size, batch, g_every = (settings[name] for name in ("image_size", "batch_size", "g_every"))
+    if device.type == "cpu" and system != "losses":
+        batch = min(batch, 64) if system == "recipes" else SYSTEMS[system][-1]
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         if name == "plain":
@@ -266,13 +279,14 @@ def contend(system: str, auto: GAN.Machine, name: str) -> None:
         elif name == "plain+files":
             steps = plain(system, device, batch, from_files(batch, size, Path(folder)))
         elif name.startswith("GAN.py"):
-            steps = ours(system, auto, batch, compiled=name != "GAN.py")
-        elif name in WAYS:
-            steps = ours(system, auto, batch, changes=WAYS[name])
+            steps = ours(settings, auto, batch, compiled=name != "GAN.py")
+        elif name in (*WAYS, *RECIPES):
+            steps = ours(settings, auto, batch)
         else:
             dtype = torch.float32 if name.startswith("fp32") else torch.bfloat16
             layout = getattr(torch, name.split(", ")[1])
-            steps = ours(system, GAN.Machine(device, dtype, layout, auto.name, auto.graphs), batch)
+            other = GAN.Machine(device, dtype, layout, auto.name, auto.graphs)
+            steps = ours(settings, other, batch)
         for step in steps * (1 if device.type == "cpu" else 4):  # CUDA graphs: at the fourth call
             step()
         sync(device)
@@ -294,7 +308,7 @@ def count(system: str, auto: GAN.Machine) -> dict[str, float]:
     counter, traffic = FlopCounterMode(display=False), Traffic()
     cpu = GAN.Machine(torch.device("cpu"), torch.float32, auto.layout, "")
     counts = []
-    for step in ours(system, cpu, 8):
+    for step in ours(settings_of(system, ""), cpu, 8):
         with counter:
             step()
         with traffic:
@@ -322,7 +336,7 @@ def measure(system: str, device: str, rounds: int, compiled: bool) -> dict[str, 
     row = {"pictures_per_second": rates, "seconds_per_picture": times, "ready": ready}
     about = {"precision": str(auto.dtype)[6:], "machine": auto.name}
     row |= about | {"batch": next(iter(ready.values()))["batch"]}
-    return row if system == "losses" else row | count(system, auto)
+    return row if system in ("losses", "recipes") else row | count(system, auto)
 
 
 GROUPS = {  # what the profile adds up, by the beginnings of operations' names
@@ -345,7 +359,7 @@ def profiled(system: str, machine: GAN.Machine, name: str) -> dict[str, float]:
     if name == "plain":
         d_turn, g_turn = plain(system, machine.device, batch, in_memory(batch, size))
     else:
-        d_turn, g_turn = ours(system, machine, batch)
+        d_turn, g_turn = ours(settings_of(system, name), machine, batch)
     for _ in range(5):
         d_turn(), g_turn()
     sync(machine.device)
@@ -405,7 +419,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=[*SYSTEMS, "losses", "size"], help="one of these")
+    parser.add_argument("--only", choices=[*SYSTEMS, *MORE], help="one of these")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compiled", action="store_true", help="measure torch.compile as well")
@@ -435,7 +449,7 @@ def main() -> None:
             print(f"  {group:46} {both[0].get(group, 0):8.1f}   {both[1].get(group, 0):8.1f}")
         return
     results: dict[str, Any] = {}
-    for name in [args.only] if args.only else [*SYSTEMS, "losses", "size"]:
+    for name in [args.only] if args.only else [*SYSTEMS, *MORE]:
         if name == "size":
             results[name] = size_of_the_set(args.device)
         else:
@@ -446,9 +460,9 @@ def main() -> None:
             continue
         row = results[name]
         rates, limit = row["pictures_per_second"], row.get("limit")
-        base = "bce" if name == "losses" else "plain"
-        print(f"\n{name}, batch {row['batch']}, {row['precision']} on {row['machine']}:", end=" ")
-        print(f"limit {limit:,.0f} pictures/s" if limit else f"{next(iter(SYSTEMS))}")
+        base = {"losses": "bce", "recipes": "report96"}.get(name, "plain")
+        print(f"\n{name}, batch {row['batch']}, {row['precision']} on {row['machine']}", end="")
+        print(f": limit {limit:,.0f} pictures/s" if limit else "")
         for contender, rate in rates.items():
             ratio, peak = rate / rates[base], row["ready"][contender]["peak_bytes"] / 1e9
             print(f"  {contender:24} {rate:9,.1f} pictures/s  {ratio:5.2f} x {base}", end="")
