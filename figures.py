@@ -101,6 +101,7 @@ def compare(folders: list[Path], epochs: list[int]) -> Figure:
             x, y = zip(*points, strict=True) if points else ((), ())
             panel.plot(x, y, f"C{i}", marker=".", label=folder.name)
             panel.set(title=name, xlabel="pictures seen")
+            panel.locator_params(axis="x", nbins=5)
             panel.grid(alpha=0.3)
     panels[0].legend(fontsize=8)
     return figure
