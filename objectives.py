@@ -100,14 +100,17 @@ def choose(settings: dict[str, Any], batch: int) -> Objective:
     """The objective of these settings, for batches of that size; UserError where they don't fit."""
     loss, r1, r2, every = (settings[name] for name in ("loss", "r1", "r2", "gp_every"))
     smoothing, gp = settings["label_smoothing"], settings["gp"]
+    wrong = []
     if loss == "wgan-gp" and not gp:
-        raise UserError("loss=wgan-gp needs gp above 0: --gp=10 is the paper's")
+        wrong.append("loss=wgan-gp needs gp above 0: --gp=10 is the paper's")
     if loss == "rpgan" and not (r1 or r2):
-        raise UserError("loss=rpgan needs r1 and r2 above 0: --r1=1 --r2=1, say")
+        wrong.append("loss=rpgan needs r1 and r2 above 0: --r1=1 --r2=1, say")
     if smoothing and not loss.startswith("bce"):
-        raise UserError("label_smoothing is for loss=bce and loss=bce-sum")
+        wrong.append("label_smoothing is for loss=bce and loss=bce-sum")
     if every > 1 and not (gp or r1 or r2):
-        raise UserError("gp_every is for penalties: gp, r1 or r2")
+        wrong.append("gp_every is for penalties: gp, r1 or r2")
+    if wrong:
+        raise UserError("\n  ".join(wrong))
     changes: dict[str, Any] = {}
     if smoothing:
         changes["d_loss"] = partial(smooth_bce_d, smoothing=smoothing)

@@ -6,12 +6,14 @@ files one by one.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
 import os
 import signal
 import sys
+import time
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -26,9 +28,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from GAN import ENDINGS, HERE, decode, no_pictures, say, write_file
+from GAN import ENDINGS, HERE, decode, no_pictures, one_line, regular, say, write_file
 
 DEMO, N_DEMO = HERE / "data" / "demo", 4096  # avatar faces, until there are pictures
+LARGEST = 2**29  # bytes of a picture in a zip file: a small one may unpack to any size
 Files = list[tuple[str, int, int]]  # below data_dir: name, bytes, time of change in ns
 Member = tuple[str, str]  # a file below data_dir and, if it is a zip file, a name inside it
 
@@ -47,8 +50,9 @@ def list_files(root: Path, leave_out: Sequence[Path] = ()) -> Files:
         names += [os.path.join(folder, name) for name in files if not name.startswith(".")]
     found, start = [], len(str(root if root.is_dir() else root.parent)) + 1
     for name in (n for n in sorted(names) if n.lower().endswith((*ENDINGS, ".zip"))):
-        about = os.stat(name, follow_symlinks=os.path.exists(name))  # a broken link has its own
-        found.append((name[start:], about.st_size, about.st_mtime_ns))
+        with suppress(FileNotFoundError):  # it was there just now
+            about = os.stat(name, follow_symlinks=os.path.exists(name))  # broken links: their own
+            found.append((name[start:], about.st_size, about.st_mtime_ns))
     return found
 
 
@@ -58,7 +62,7 @@ def list_members(folder: Path, files: Files) -> list[Member]:
     for name, *_ in files:
         inside = [""]
         if name.lower().endswith(".zip"):
-            with suppress(Exception), zipfile.ZipFile(folder / name) as archive:
+            with suppress(Exception), zipfile.ZipFile(regular(folder / name)) as archive:
                 inside = [m for m in sorted(archive.namelist()) if m.lower().endswith(ENDINGS)]
         members += [(name, member) for member in inside if "__MACOSX" not in member]
     return members
@@ -75,11 +79,15 @@ def decode_some(
     pixels, bad = bytearray(), {}
     for row, (name, member) in some:
         try:
-            path, zipped = folder / name, name.lower().endswith(".zip")
-            pixels += decode(io.BytesIO(open_zip(path).read(member)) if zipped else path, side)
+            file: Any = regular(folder / name)
+            if name.lower().endswith(".zip"):
+                if (archive := open_zip(file)).getinfo(member).file_size > LARGEST:
+                    raise ValueError(f"it unpacks to more than {LARGEST >> 20} MiB")
+                file = io.BytesIO(archive.read(member))
+            pixels += decode(file, side)
         except Exception as error:  # one picture, whatever is wrong with it, ends no run
             pixels += bytes(side * side * 3)
-            bad[row] = f"{name}{'/' if member else ''}{member}: {error}"
+            bad[row] = one_line(f"{name}{'/' if member else ''}{member}: {error}")
     with open(target, "r+b") as file:
         file.seek(some[0][0] * side * side * 3)
         file.write(pixels)
@@ -133,13 +141,18 @@ def load(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
     """All pictures below root, uint8 (N, side, side, 3), and what is wrong with unreadable ones.
 
     They are decoded once, into a file beside them, or in out where that can't be written: all
-    bytes, then JSON with a key made of the files' names, sizes and times, then the JSON's length.
+    bytes, then JSON with a key made of the files' names, sizes and times, and a checksum, then the
+    JSON's length.
     """
     folder, files = find_pictures(root, out, DEMO, N_DEMO)
     if not files:
         raise no_pictures(root)
     key = hashlib.sha256(json.dumps([1, side, files]).encode()).hexdigest()
     name = f".GAN-{root.name if root.is_file() else 'all'}-{side}.cache"
+    for left in folder.glob(f".{glob.escape(name)}.*.tmp"):  # by a process that was killed
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > 3600:  # nobody writes it any more
+                left.unlink()
     if cached := read_cache(folder / name, side, key) or read_cache(out / name, side, key):
         return cached
 
@@ -147,8 +160,9 @@ def load(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
         skipped = decode_all(folder, list_members(folder, files), side, file.name)
         if not (size := file.seek(0, os.SEEK_END)):
             raise no_pictures(root, skipped)
-        about = json.dumps({"key": key, "size": size, "skipped": skipped}).encode()
-        file.write(about + len(about).to_bytes(8, "little"))
+        about = {"key": key, "size": size, "sum": checksum(file.name, size), "skipped": skipped}
+        text = json.dumps(about).encode()
+        file.write(text + len(text).to_bytes(8, "little"))
 
     try:
         write_file(folder / name, write)
@@ -159,6 +173,16 @@ def load(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
     return pictures
 
 
+def checksum(path: str | Path, size: int) -> int:
+    """The sum, modulo 2^64, of a file's first `size` bytes as numbers of 64 bits; above 4 GB, of
+    as much of them.
+    """
+    words, part = np.memmap(path, np.uint64, "r", shape=size // 8), 2**24
+    starts = range(0, len(words), part * (1 + size // 2**32))
+    bar = tqdm(starts, "checking pictures", leave=False, delay=2, disable=None)
+    return sum(int(words[i : i + part].sum()) for i in bar) % 2**64
+
+
 def read_cache(cache: Path, side: int, key: str) -> tuple[Tensor, list[str]] | None:
     """What load_pictures() returns, mapped into memory, if the file is whole and has this key."""
     try:
@@ -167,7 +191,7 @@ def read_cache(cache: Path, side: int, key: str) -> tuple[Tensor, list[str]] | N
             size = end - int.from_bytes(file.read(8), "little")
             file.seek(size)
             about = json.loads(file.read(end - size))
-            if (about["key"], about["size"]) != (key, size):
+            if (about["key"], about["size"], about["sum"]) != (key, size, checksum(cache, size)):
                 return None
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None

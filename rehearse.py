@@ -13,8 +13,10 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +68,8 @@ def rehearse(gan: ModuleType, root: Path, img: Path) -> None:
         raise gan.UserError("There is not enough memory: use a smaller --batch_size or --gen_fm.")
     cached = any(root.glob(f".GAN-*-{gan.image_size}.cache"))
     grids = sum((out / f"epoch-1{kind}.png").stat().st_size for kind in ("", "-loss"))
-    checkpoints = 2 * sum(file.stat().st_size for file in out.glob("*.pt"))  # an old and a new one
+    sizes = [file.stat().st_size for file in out.glob("*.pt")]
+    checkpoints = sum(sizes) + max(sizes)  # while a new one is written
     check_disk(gan, root, 0 if cached else found * gan.image_size**2 * 3, may_be_read_only=True)
     check_disk(gan, img, checkpoints + grids * (2 + gan.n_epoch // gan.save_every))
 
@@ -103,6 +106,26 @@ def some_pictures(
     with suppress(OSError):  # Windows deletes no mapped file
         pixels.unlink()
     return data, N_DEMO if folder == out / "demo" else len(members), skipped, seconds
+
+
+def advice_on_memory(gan: ModuleType, machine: Any) -> str:
+    """What to do when a GPU's memory was not enough: the batch_size that is, found by halving."""
+    settings, batch = {name: getattr(gan, name) for name in gan.RULES}, gan.batch_size
+    machine = replace(machine, graphs=False)
+    while batch := batch // 2:
+        torch.cuda.empty_cache()
+        with suppress(torch.OutOfMemoryError):
+            parts = gan.build(settings, machine)
+            aim = gan.choose_objective(settings, batch)
+            d_turn, _, g_turn = gan.build_turns(parts, machine, aim)
+            side, about = gan.image_size, {"dtype": torch.uint8, "device": machine.device}
+            noise = torch.randn(batch, gan.noise_size, 1, 1, device=machine.device)
+            pictures = torch.zeros(batch, side, side, 3, **about)
+            for _ in range(2):  # the second with all that an optimiser keeps
+                d_turn(noise, pictures)
+                g_turn(noise, *([pictures] if aim.paired else []))
+            return f"--batch_size={batch} fits."
+    return "Not even a batch of one fits: use smaller --gen_fm and --dis_fm."
 
 
 def memory(device: torch.device) -> tuple[int, int]:

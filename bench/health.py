@@ -33,10 +33,9 @@ from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from speed import cpu_name  # noqa: E402
-
 import GAN  # noqa: E402
 from evaluate import remarks  # noqa: E402
+from speed import cpu_name  # noqa: E402
 
 RESULTS = HERE / "results" / "health.json"
 SMALL = ["--image_size=48", "--gen_fm=16", "--dis_fm=16", "--seed=2"]

@@ -44,10 +44,10 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from ema import feature_network, fid  # noqa: E402
-from speed import cpu_name  # noqa: E402
 
 import evaluate  # noqa: E402
 import GAN  # noqa: E402
+from speed import cpu_name  # noqa: E402
 
 CPU = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
 LAYERS = {4: "block 4", 6: "block 6", 7: "head"}

@@ -65,7 +65,16 @@ def test_what_a_run_leaves_behind(gan: Run, faces: Path, tmp_path: Path) -> None
     done = gan(f"--data_dir={faces}", "--n_epoch=5", "--save_every=2", "--g_every=2", "--ema=100")
     out = tmp_path / "img"
     grids = [f"epoch-{n}{kind}.png" for n in (1, 2, 4, 5) for kind in ("", "-loss")]
-    files = ["checkpoint.pt", "generator.pt", "losses.csv", "real.png", "settings.json", *grids]
+    files = [
+        ".lock",
+        "checkpoint.pt",
+        "checkpoint-before.pt",
+        "generator.pt",
+        "losses.csv",
+        "real.png",
+        "settings.json",
+        *grids,
+    ]
     assert sorted(path.name for path in out.iterdir()) == sorted(files)
 
     data, _ = GAN.load_pictures(faces, 32, out)
@@ -283,13 +292,13 @@ def test_other_pictures_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Path
 def test_beginning_anew_moves_the_old_run_aside(gan: Run, faces: Path, tmp_path: Path) -> None:
     out, words = tmp_path / "img", [f"--data_dir={faces}", "--n_epoch=1"]
     gan(*words)
-    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    first = {path.name: path.read_bytes() for path in out.glob("[!.]*")}
     (out / "report").mkdir()
     (out / "report" / "mine.txt").write_text("mine")
     assert f"The earlier run is now in {out / 'run-1'}" in gan(*words, "--fresh", "--seed=1").stdout
     assert {path.name: path.read_bytes() for path in (out / "run-1").iterdir()} == first
     gan(*words, "--fresh", "--gen_fm=3")
-    assert {path.name for path in out.iterdir()} == {*first, "report", "run-1", "run-2"}
+    assert {path.name for path in out.glob("[!.]*")} == {*first, "report", "run-1", "run-2"}
     assert (out / "report" / "mine.txt").read_text() == "mine"
     (out / "checkpoint.pt").unlink()  # grids without a checkpoint are not overwritten, either
     gan(*words)
@@ -449,7 +458,7 @@ def test_a_long_run_announces_itself(gan: Run, faces: Path, tmp_path: Path) -> N
     assert "python GAN.py recipes/quick96.py" in said
 
 
-@pytest.mark.parametrize("place", ["d_step", "g_step", "update_ema", "write_epoch", "say", "tqdm"])
+@pytest.mark.parametrize("place", ["d_step", "g_step", "update_ema", "save_history", "say", "tqdm"])
 def test_a_signal_at_every_place_of_the_loop(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -495,7 +504,7 @@ def test_a_signal_at_every_place_of_the_loop(
         if stopped:
             run(out)
         assert same(checkpoint(tmp_path / "whole"), checkpoint(out))
-    assert stops >= 1 + (place != "write_epoch")  # which is skipped while its last call goes on
+    assert stops >= 1 + (place != "save_history")  # which is skipped while its last call goes on
 
 
 def test_adam_goes_on_from_another_memory_layout() -> None:

@@ -1,0 +1,452 @@
+"""Whatever happens to a run, no finished work is lost, and one sentence says what was wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+import forked
+import GAN
+from conftest import ROOT, TINY, Run
+from test_run import EVERYTHING, checkpoint, rows, same
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses what Linux offers")
+TIMING = ("seconds", "images_per_second")
+
+
+def assert_equal_runs(a: Path, b: Path) -> None:
+    """The very weights, curves and grids."""
+    one, other = checkpoint(a), checkpoint(b)
+    assert same(one["parts"], other["parts"]) and same(one["rng"], other["rng"])
+    plain = [[{k: v for k, v in row.items() if k not in TIMING} for row in rows(out)]
+             for out in (a, b)]  # fmt: skip
+    assert plain[0] == plain[1]
+    grids = sorted(path.name for path in a.glob("*.png"))
+    assert grids == sorted(path.name for path in b.glob("*.png")) and len(grids) > 2
+    for name in grids:
+        if "loss" not in name:
+            assert (a / name).read_bytes() == (b / name).read_bytes()
+    assert not list(b.glob(".*.tmp"))
+
+
+@contextmanager
+def running(
+    *words: str, before: Callable[[], None] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], Callable[[str], str]]]:
+    """GAN.py at work, and a function that reads its output until a text is in it."""
+    command = [sys.executable, str(ROOT / "GAN.py"), *TINY, *words]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, preexec_fn=before, bufsize=1
+    ) as run:
+        assert run.stdout
+        said = ""
+
+        def read_until(text: str) -> str:
+            nonlocal said
+            while text not in said and run.stdout and (line := run.stdout.readline()):
+                said += line
+            assert text in said, said + (run.stderr.read() if run.stderr else "")
+            return said
+
+        try:
+            yield run, read_until
+        finally:
+            run.kill()
+
+
+def test_killed_at_any_moment(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--n_epoch=40", "--batch_size=4", "--flip", "--save_every=5"]
+    words += [*EVERYTHING.split(), "--checkpoint_minutes=0.0005"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    gan(*words, f"--img_dir={whole}")
+    chance, kills = random.Random(0), 0
+    while kills < 6:
+        with running(*words, f"--img_dir={parts}") as (run, read_until):
+            read_until("look into")
+            time.sleep(chance.uniform(0, 1.5))
+            run.kill()
+        kills += 1
+    gan(*words, f"--img_dir={parts}")
+    assert_equal_runs(whole, parts)
+
+
+def test_checkpoints_between_epochs(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--n_epoch=1000000", "--save_every=1000000"]
+    out = tmp_path / "img"
+    with running(*words, "--checkpoint_minutes=0.001", f"--img_dir={out}") as (run, read_until):
+        read_until("epoch 30/")
+        run.kill()
+    assert checkpoint(out)["progress"]["step"] > 10  # of the first epoch alone otherwise
+    assert GAN.read_saved(out / "checkpoint-before.pt")["progress"]["step"] > 5
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "cut by a byte": lambda whole: whole[:-1],
+    "empty": lambda whole: b"",
+    "flipped": lambda whole: whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:],
+    "zeros": lambda whole: whole[:4096] + bytes(4096) + whole[8192:],
+    "text": lambda whole: b"not a checkpoint",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint(gan: Run, faces: Path, tmp_path: Path, damage: str) -> None:
+    words = [f"--data_dir={faces}", "--save_every=2"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    gan(*words, "--n_epoch=6", f"--img_dir={whole}")
+    gan(*words, "--n_epoch=4", f"--img_dir={out}")
+    path = out / "checkpoint.pt"
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    said = gan(*words, "--n_epoch=6", f"--img_dir={out}").stdout
+    assert re.search(r"checkpoint.pt can't be read \(.+\): going on from the one before it", said)
+    assert "epoch 3/6" in said and "epoch 2/6" not in said
+    assert_equal_runs(whole, out)
+    GAN.read_saved(out / "checkpoint-before.pt")  # the damaged one has not taken its place
+
+
+def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    path, chance = tmp_path / "x.pt", random.Random(0)
+    content = {"weights": torch.randn(50, 50), "more": [torch.arange(10), "text", 1.5]}
+    GAN.write_file(path, lambda file: torch.save(content, file))
+    whole, noticed = path.read_bytes(), 0
+    for i in chance.sample(range(len(whole)), 500):
+        path.write_bytes(
+            whole[:i] + bytes([whole[i] ^ (1 << chance.randrange(8))]) + whole[i + 1 :]
+        )
+        try:
+            saved = GAN.read_saved(path)
+        except Exception:
+            noticed += 1
+        else:
+            assert same(saved, content)  # padding, or a date
+    assert noticed > 400
+
+
+def test_both_checkpoints_damaged(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--save_every=2", "--n_epoch=4"]
+    gan(*words)
+    for name in ("checkpoint.pt", "checkpoint-before.pt"):
+        (tmp_path / "img" / name).write_bytes(b"no")
+    said = gan(*words, code=1).stderr
+    assert "can't be read" in said and "--fresh" in said and "\n" not in said.strip()
+    gan(*words, "--fresh")
+    assert (tmp_path / "img" / "run-1" / "checkpoint.pt").read_bytes() == b"no"
+
+
+def test_killed_between_two_renames(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--save_every=2", "--n_epoch=4"]
+    gan(*words)
+    (tmp_path / "img" / "checkpoint.pt").unlink()
+    said = gan(*words).stdout
+    assert "epoch 3/4" in said and "epoch 2/4" not in said and "moved" not in said
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return (os.system, ("touch evil",))
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "generator.pt"])
+def test_files_of_strangers_run_no_code(gan: Run, faces: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "img"
+    out.mkdir()
+    torch.save({"format": GAN.FORMAT, "settings": {}, "generator": Evil()}, out / name)
+    if name == "checkpoint.pt":
+        said = gan(f"--data_dir={faces}", code=1, cwd=tmp_path).stderr
+    else:
+        command = [sys.executable, str(ROOT / "evaluate.py"), str(out / name), str(faces)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        said = done.stderr
+    assert "can't be read" in said or "is no generator.pt" in said
+    assert len(said.strip().split("\n")) == 1 and not (tmp_path / "evil").exists()
+
+
+def test_a_checkpoint_with_parts_of_another_program(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--n_epoch=2"]
+    gan(*words, "--n_epoch=1")
+    path = tmp_path / "img" / "checkpoint.pt"
+    for part in ("parts", "progress", "rng"):
+        saved = checkpoint(tmp_path / "img")
+        whole = path.read_bytes()
+        saved[part] = {"something": torch.zeros(3)}
+        torch.save(saved, path)
+        said = gan(*words, code=1).stderr
+        assert "holds no run of GAN.py" in said or "can't be read" in said
+        assert len(said.strip().split("\n")) == 1
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_signals(faces: Path, tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "img"
+    words = [f"--data_dir={faces}", "--n_epoch=1000000", f"--img_dir={out}"]
+    heard = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731 # whatever pytest does
+    with running(*words, before=heard) as (run, read_until):  # type: ignore[arg-type]
+        read_until("epoch 3/")
+        run.send_signal(number)
+        said = read_until("To go on: python")
+        assert run.wait(60) == 128 + number and "with everything saved" in said
+    assert checkpoint(out)["progress"]["epoch"] >= 3
+
+
+def test_nohup_goes_on(faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--n_epoch=1000000", f"--img_dir={tmp_path / 'img'}"]
+    ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
+    with running(*words, before=ignored) as (run, read_until):  # type: ignore[arg-type]
+        read_until("epoch 3/")
+        run.send_signal(signal.SIGHUP)
+        read_until("epoch 500/")
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(60) == 128 + signal.SIGTERM
+
+
+def test_nobody_listens(gan: Run, faces: Path, tmp_path: Path) -> None:
+    """The terminal is gone, or what the output was piped into: training goes on."""
+    out = tmp_path / "img"
+    command = [sys.executable, str(ROOT / "GAN.py"), *TINY, f"--data_dir={faces}"]
+    command += ["--n_epoch=300", f"--img_dir={out}"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe) as run:
+        assert run.stdout and run.stderr
+        run.stdout.readline()
+        run.stdout.close()
+        run.stderr.close()
+        run.wait(120)
+    assert len(rows(out)) == 300 and (out / "epoch-300.png").exists()
+
+
+def test_two_runs_in_one_folder(gan: Run, faces: Path, tmp_path: Path) -> None:
+    out = tmp_path / "img"
+    words = [f"--data_dir={faces}", f"--img_dir={out}"]
+    with running(*words, "--n_epoch=1000000") as (run, read_until):
+        read_until("epoch 30/")
+        before = sorted(path.name for path in out.glob("*.pt"))
+        for more in ([], ["--fresh"]):
+            said = gan(*words, *more, code=1).stderr
+            assert f"process {run.pid} on " in said and "--img_dir" in said
+        assert sorted(path.name for path in out.glob("*.pt")) == before
+        run.kill()
+        run.wait()
+        gan(*words, "--n_epoch=2")  # a dead one holds nothing
+
+
+def wait_for_checkpoint(out: Path, epoch: int) -> None:
+    for _ in range(600):
+        with contextlib.suppress(FileNotFoundError):
+            if checkpoint(out)["progress"]["epoch"] >= epoch:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"no checkpoint of epoch {epoch}")
+
+
+def limit_files(size: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_a_full_disk(gan: Run, faces: Path, tmp_path: Path) -> None:
+    """What can't be written is written as soon as there is room; nothing is lost."""
+    words = [f"--data_dir={faces}", "--n_epoch=60", "--save_every=10", "--batch_size=4"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    gan(*words, f"--img_dir={whole}")
+    size = (whole / "checkpoint.pt").stat().st_size
+    for room in (size // 2, 100):
+        # With room for small files only, then for none.
+        with running(*words, f"--img_dir={out}", before=limit_files(10**9)) as (run, read_until):
+            read_until("epoch 12/60")
+            wait_for_checkpoint(out, 11)
+            resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+            said = read_until("Make room or a way for it")
+            assert "can't be written (File too large). It is tried again with the next" in said
+            assert "epoch 60/60" in said
+            assert checkpoint(out)["progress"]["epoch"] >= 11  # the last good one
+            resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (10**9, resource.RLIM_INFINITY))
+            read_until("Finished 60 epochs")
+            assert run.wait(60) == 0
+        assert_equal_runs(whole, out)
+        shutil.rmtree(out)
+
+
+def test_stopped_on_a_full_disk(faces: Path, tmp_path: Path) -> None:
+    out = tmp_path / "img"
+    words = [f"--data_dir={faces}", "--n_epoch=1000000", f"--img_dir={out}"]
+    with running(*words, before=limit_files(10**9)) as (run, read_until):
+        read_until("epoch 12/")
+        wait_for_checkpoint(out, 11)
+        resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+        run.send_signal(signal.SIGTERM)
+        said = run.communicate(timeout=60)
+        assert run.returncode == 1 and "not saved" in said[1] and "Traceback" not in said[1]
+    assert checkpoint(out)["progress"]["epoch"] >= 11
+
+
+@pytest.mark.parametrize("then", ["nothing", "a file"])
+def test_img_dir_removed_during_the_run(gan: Run, faces: Path, tmp_path: Path, then: str) -> None:
+    words = [f"--data_dir={faces}", "--n_epoch=60", "--save_every=10", "--batch_size=4"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    gan(*words, f"--img_dir={whole}")
+    with running(*words, f"--img_dir={out}") as (run, read_until):
+        read_until("epoch 12/60")
+        out.rename(tmp_path / "elsewhere")
+        if then == "a file":
+            out.write_text("")
+            read_until("Make room or a way for it")
+            out.unlink()
+        read_until("Finished 60 epochs")
+        assert run.wait(60) == 0
+    assert same(checkpoint(whole)["parts"], checkpoint(out)["parts"])
+    assert len(rows(out)) == 60 and (out / "epoch-60.png").exists()
+
+
+def obey_permissions() -> None:
+    """Before a program starts: take root's rights to pass over them (Linux's capabilities 1, 2)."""
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+
+
+def test_a_folder_that_may_not_be_written(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--n_epoch=60", "--save_every=10", "--batch_size=4"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    gan(*words, f"--img_dir={whole}")
+    with running(*words, f"--img_dir={out}", before=obey_permissions) as (run, read_until):
+        read_until("epoch 12/60")
+        wait_for_checkpoint(out, 11)
+        out.chmod(0o555)
+        said = read_until("Make room or a way for it")
+        assert "can't be written (Permission denied). It is tried again" in said
+        assert "epoch-60.png" not in {path.name for path in out.iterdir()}
+        out.chmod(0o755)
+        read_until("Finished 60 epochs")
+        assert run.wait(60) == 0
+    assert_equal_runs(whole, out)
+    out.chmod(0o555)
+    with running(*words, "--fresh", f"--img_dir={out}", before=obey_permissions) as (run, _):
+        said = run.communicate(timeout=60)[1]
+        assert run.returncode == 1 and "Permission denied" in said and "Traceback" not in said
+    out.chmod(0o755)
+    assert_equal_runs(whole, out)
+
+
+def test_data_that_may_only_be_read(faces: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(faces, data, ignore=shutil.ignore_patterns(".GAN*"))
+    secret = data / "00003.png"
+    secret.chmod(0)
+    data.chmod(0o555)
+    before = sorted(data.iterdir())
+    words = [f"--data_dir={data}", f"--img_dir={out}", "--n_epoch=1"]
+    with running(*words, before=obey_permissions) as (run, _):
+        said = run.communicate(timeout=60)
+    assert run.returncode == 0, said
+    assert "39 pictures" in said[0] and "00003.png: [Errno 13] Permission denied" in said[0]
+    assert sorted(data.iterdir()) == before and list(out.glob(".GAN-all-32.cache"))
+
+
+@pytest.mark.parametrize("hang_up", [True, False])
+def test_the_terminal_is_closed(faces: Path, tmp_path: Path, hang_up: bool) -> None:
+    """With a signal, which stops the run, or without, after which nothing can be printed."""
+    out, (ours, theirs) = tmp_path / "img", os.openpty()
+    n_epoch = 1_000_000 if hang_up else 300
+    command = [sys.executable, str(ROOT / "GAN.py"), *TINY, f"--data_dir={faces}"]
+    command += [f"--n_epoch={n_epoch}", f"--img_dir={out}"]
+
+    def owned() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever pytest does
+        if hang_up:
+            fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        preexec_fn=owned,
+    ) as run:  # fmt: skip
+        os.close(theirs)
+        said = b""
+        while b"epoch 3/" not in said:
+            said += os.read(ours, 1000)
+        os.close(ours)
+        code = run.wait(120)
+    if hang_up:
+        assert code == 128 + signal.SIGHUP and checkpoint(out)["progress"]["epoch"] >= 3
+    else:
+        assert code == 0 and len(rows(out)) == 300
+
+
+def test_too_much_for_the_memory(gan: Run, faces: Path) -> None:
+    said = gan(f"--data_dir={faces}", "--gen_fm=30000000", code=1).stderr
+    assert said == (
+        "GAN.py: out of memory. Use a smaller --batch_size, or --gen_fm and --dis_fm.\n"
+    )
+
+
+def test_all_that_is_wrong_is_said_at_once(gan: Run, tmp_path: Path) -> None:
+    words = "--batch_size=0 --image_size=100 --g_every=0 --beta1_g=1 --n_epcoh=5 --ema --noise"
+    wrong = gan(*words.split(), "nothing.py", f"--data_dir={tmp_path}", code=1).stderr
+    for part in ("batch_size must", "image_size must", "g_every must", "beta1_g must"):
+        assert part in wrong
+    for part in ("is it n_epoch?", "write --ema=VALUE", "nothing.py is neither"):
+        assert part in wrong
+    words = "--loss=wgan-gp --label_smoothing=0.1 --score_by=dinov2-vit-b-14 --score_weights=no.pt"
+    wrong = gan(*words.split(), f"--data_dir={tmp_path}", code=1).stderr
+    assert "wgan-gp needs gp" in wrong and "label_smoothing is for" in wrong
+    assert "score_weights: there is no file" in wrong and not (tmp_path / "img").exists()
+
+
+def test_numbers_that_go_bad_do_not_reach_a_checkpoint_between_epochs(
+    gan: Run, faces: Path, tmp_path: Path
+) -> None:
+    words = [f"--data_dir={faces}", "--n_epoch=3", "--checkpoint_minutes=1e-9", "--batch_size=2"]
+    gan(*words, "--n_epoch=1")
+    before = (tmp_path / "img" / "checkpoint.pt").read_bytes()
+    said = gan(*words, "--lr_g=1e38", "--lr_d=1e38", "--optim_g=adam", code=1).stderr
+    assert "in epoch 2 the losses are no longer numbers" in said
+    saved = checkpoint(tmp_path / "img")
+    finite = [v.isfinite().all() for v in saved["parts"]["gen"].values() if v.is_floating_point()]
+    assert all(finite)
+    assert before in [path.read_bytes() for path in (tmp_path / "img").glob("checkpoint*.pt")]
+
+
+def test_damaged_and_hostile_input(tmp_path: Path) -> None:
+    out = tmp_path / "fuzz.json"
+    command = [ROOT / "bench" / "fuzz.py", "--seconds=120", "--cases=15", f"--out={out}"]
+    done = forked.run(command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads(out.read_text())["results"]
+    assert len(results) == 6
+    for counts in results.values():
+        assert counts["tried"] == 15 and counts["crashes"] == []
+        assert counts["read"] + counts["skipped"] + counts["refused"] == 15
+
+
+def test_a_fault_that_the_fuzzer_must_find(tmp_path: Path) -> None:
+    """The fuzzer notices what it is there for: a reader without protection."""
+    text = (ROOT / "bench" / "fuzz.py").read_text("utf-8")
+    guarded = "bad = pictures.decode_some("
+    assert guarded in text
+    (tmp_path / "bench" / "results").mkdir(parents=True)
+    for name in ("GAN.py", "pictures.py", "evaluate.py", "objectives.py", "bench/speed.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    broken = text.replace(guarded, "GAN.decode(folder / name, SIDE); " + guarded)
+    (tmp_path / "bench" / "fuzz.py").write_text(broken, "utf-8")
+    words = ["--only=pictures", "--cases=15", f"--out={tmp_path / 'fuzz.json'}"]
+    done = forked.run([tmp_path / "bench" / "fuzz.py", *words])
+    assert done.returncode == 1 and "UnidentifiedImageError" in done.stdout

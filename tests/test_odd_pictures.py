@@ -1,0 +1,208 @@
+"""Pictures from the internet: each is read, or skipped with its name, and none ends a run."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageCms
+
+import GAN
+import pictures
+from conftest import Run
+from test_data import SIDE, load, make_dir, plain, save
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="names that Windows forbids")
+
+
+def png(color: object = (1, 2, 3), size: tuple[int, int] = (40, 40)) -> bytes:
+    plain(color, size=size).save(file := io.BytesIO(), "PNG")
+    return file.getvalue()
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few bytes that says it has side x side pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1000))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+def encrypted(archive: bytes) -> bytes:
+    """A zip file with the bit set that says that its members are."""
+    for mark, where in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = archive.index(mark) + where
+        archive = archive[:at] + bytes([archive[at] | 1]) + archive[at + 1 :]
+    return archive
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def odd_folder(root: Path) -> tuple[dict[str, tuple[int, int, int]], dict[str, str]]:
+    """Odd pictures below root: the colours of those that can be read, what is wrong with others."""
+    good: dict[str, tuple[int, int, int]] = {}
+    bad: dict[str, str] = {}
+    make_dir(root)
+    for i, name in enumerate(
+        ["a b.png", "new\nline.png", "😀.png", "-n.png", "%s{x}.png", "x.PNG"]
+    ):
+        good[name] = (i, 100, 0)
+        (root / name).write_bytes(png(good[name]))
+    odd = os.fsdecode(b"odd \xff.png")
+    good[odd] = (9, 100, 0)
+    (root / odd).write_bytes(png(good[odd]))
+    good["one pixel.png"], good["strip.png"] = (0, 101, 0), (0, 102, 0)
+    (root / "one pixel.png").write_bytes(png((0, 101, 0), (1, 1)))
+    (root / "strip.png").write_bytes(png((0, 102, 0), (30_000, 10)))
+    good["tower.png"] = (0, 103, 0)
+    (root / "tower.png").write_bytes(png((0, 103, 0), (10, 30_000)))
+    frames = [plain((255, 255, 255)), plain((0, 0, 0))]
+    frames[0].save(root / "moving.gif", save_all=True, append_images=frames[1:])
+    good["moving.gif"] = (255, 255, 255)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    save(root / "cmyk.jpg", plain((0, 255, 255, 0), "CMYK"), icc_profile=profile, quality=100)
+    good["cmyk.jpg"] = (255, 0, 0)
+    save(root / "grey 16.png", plain(77 * 257, "I;16"))
+    good["grey 16.png"] = (77, 77, 77)
+    (root / "a png.jpg").write_bytes(png((0, 104, 0)))
+    good["a png.jpg"] = (0, 104, 0)
+    (root / "up.zip").write_bytes(
+        zipped({"../evil.png": png((0, 105, 0)), "/abs/evil.png": png((0, 106, 0))})
+    )
+    good["up.zip/../evil.png"], good["up.zip//abs/evil.png"] = (0, 105, 0), (0, 106, 0)
+
+    def add(name: str, content: bytes, says: str) -> None:
+        (root / name).write_bytes(content)
+        bad[name] = says
+
+    add("empty.jpg", b"", "cannot identify")
+    add("text.jpg", b"no picture", "cannot identify")
+    add("bad\nname.jpg", b"no picture", "cannot identify")
+    add(
+        "program.jpg",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n",
+        "cannot identify",
+    )
+    add("bomb.png", bomb(30_000), "decompression bomb")
+    add("cut.jpg", jpeg_cut_short(), "truncated")
+    add("cut.zip", zipped({"a.png": png()})[:-30], "not a zip file")
+    add("empty.zip", b"", "not a zip file")
+    add("locked.zip", encrypted(zipped({"a.png": png()})), "encrypted")
+    bad["locked.zip/a.png"] = bad.pop("locked.zip")
+    add("bad in.zip", zipped({"a.png": bytes(1000)}), "cannot identify")
+    bad["bad in.zip/a.png"] = bad.pop("bad in.zip")
+    make_dir(root / "folder.jpg")
+    make_dir(root / "folder.zip")
+    (root / "loop.jpg").symlink_to(root / "loop.jpg")
+    (root / "broken.zip").symlink_to(root / "nowhere.zip")
+    (root / "circle").symlink_to(root)
+    for name in ("pipe.jpg", "pipe.zip"):
+        os.mkfifo(root / name)
+        bad[name] = "it is no file"
+    return good, bad | {"loop.jpg": "symbolic links", "broken.zip": "No such file"}
+
+
+def jpeg_cut_short() -> bytes:
+    Image.effect_noise((300, 300), 90).save(file := io.BytesIO(), "JPEG")
+    return file.getvalue()[:5000]
+
+
+def test_each_is_read_or_named(gan: Run, tmp_path: Path) -> None:
+    root, out = tmp_path / "data", tmp_path / "img"
+    good, bad = odd_folder(root)
+    before = sorted(tmp_path.rglob("*"))
+    found, skipped = load(root, out)
+    assert sorted(found) == sorted(good.values())
+    told = {line.split(": ")[0]: line for line in skipped}
+    assert sorted(told) == sorted(name.replace("\n", "\\n") for name in bad)
+    for name, says in bad.items():
+        assert says in told[name.replace("\n", "\\n")]
+    added = set(tmp_path.rglob("*")) - set(before)
+    assert added == {root / f".GAN-all-{SIDE}.cache"}  # nothing is written anywhere else
+    said = gan(f"--data_dir={root}", "--n_epoch=1").stdout
+    assert f"{len(good)} pictures, " in said and f"{len(bad)} pictures can't be read" in said
+    listed = (out / "skipped.txt").read_text("utf-8").strip().split("\n")
+    assert sorted(listed) == sorted(skipped)
+
+
+def test_gan_alone_names_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "data"
+    good, bad = odd_folder(root)
+    monkeypatch.setattr(GAN, "HERE", tmp_path)  # where there is no pictures.py
+    found, skipped = load(root, tmp_path / "img")
+    assert sorted(found) == sorted(color for name, color in good.items() if "zip" not in name)
+    named = {line.split(": ")[0] for line in skipped}
+    expected = {name.replace("\n", "\\n") for name in bad if "zip" not in name}
+    assert named == expected | {"folder.jpg"}
+
+
+def test_a_small_zip_that_unpacks_to_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "LARGEST", 2**20)
+    members = {"a.png": png(), "b.png": bytes(2**20 + 1)}
+    (make_dir(tmp_path / "data") / "x.zip").write_bytes(zipped(members))
+    found, skipped = load(tmp_path / "data", tmp_path / "img")
+    assert found == [(1, 2, 3)] and skipped == ["x.zip/b.png: it unpacks to more than 1 MiB"]
+
+
+def test_files_that_disappear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_dir(tmp_path / "data")
+    for name in "abc":
+        (root / f"{name}.png").write_bytes(png())
+    list_members, walk = pictures.list_members, os.walk
+
+    def late_walk(top: Path, followlinks: bool) -> Iterator[tuple[str, list[str], list[str]]]:
+        for found in walk(str(top), followlinks=followlinks):
+            yield found[0], found[1], [*found[2], "ghost.png"]
+
+    def late(folder: Path, files: pictures.Files) -> list[pictures.Member]:
+        (root / "b.png").unlink()
+        return list_members(folder, files)
+
+    monkeypatch.setattr(os, "walk", late_walk)
+    monkeypatch.setattr(pictures, "list_members", late)
+    found, skipped = load(root, tmp_path / "img")
+    assert len(found) == 2 and len(skipped) == 1 and skipped[0].startswith("b.png: ")
+
+
+def test_a_flipped_bit_in_the_cache_is_noticed(tmp_path: Path) -> None:
+    root, out = make_dir(tmp_path / "data"), tmp_path / "img"
+    for i in range(4):
+        (root / f"{i}.png").write_bytes(png((i, i, i)))
+    first = load(root, out)
+    cache = root / f".GAN-all-{SIDE}.cache"
+    whole = cache.read_bytes()
+    for at in (0, 1000, 4 * SIDE * SIDE * 3 - 1):
+        cache.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        assert load(root, out) == first and cache.read_bytes() == whole
+
+
+def test_what_a_killed_reader_has_left(tmp_path: Path) -> None:
+    root = make_dir(tmp_path / "data")
+    (root / "a.png").write_bytes(png())
+    old, new = (root / f"..GAN-all-{SIDE}.cache.{n}.tmp" for n in (1, 2))
+    for left in (old, new):
+        left.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    load(root, tmp_path / "img")
+    assert not old.exists() and new.exists()  # which another process may be writing
