@@ -516,9 +516,9 @@ def test_adam_goes_on_from_another_memory_layout() -> None:
         opt = torch.optim.Adam(saved.parameters(), 1e-3, fused=True)
         saved(torch.randn(4, 3, 32, 32)).sum().backward()
         opt.step()
-        progress = GAN.Progress(torch.zeros(1), torch.zeros(1), torch.zeros(4))
+        progress = GAN.Progress(torch.zeros(64, 1, 1, 1), torch.arange(1), torch.zeros(4))
         rng = torch.Generator()
-        checkpoint: dict[str, object] = {"settings": {"batch_size": 1}}
+        checkpoint: dict[str, object] = {"settings": {"batch_size": 1, "noise_size": 1}}
         checkpoint |= {"parts": {"dis": saved.state_dict(), "opt_d": opt.state_dict()}}
         checkpoint |= {"progress": vars(progress), "device": "cpu", "rng": rng.get_state()}
         dis = GAN.Discriminator(32, 4).to(memory_format=torch.channels_last)
