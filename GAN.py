@@ -12,11 +12,11 @@
     python GAN.py --dry_run=True                try everything out in seconds, see what it will cost
     python GAN.py --help                        list all settings
 
-Pictures are looked for in data/, in folders and zip files; if there are none, avatars are drawn for
-a first run. In img/ appear real.png (pictures as the network sees them), epoch-N.png (the same 64
-noise vectors through the generator each time), epoch-N-loss.png and losses.csv, settings.json,
-checkpoint.pt (start again: it goes on), generator.pt (all that sampling needs) and
-generator-best.pt. With every grid it prints a score, which falls as faces improve (evaluate.py).
+Pictures are looked for in data/, in folders and zip files; if there are none, avatars are drawn. In
+img/ appear real.png (pictures as the network sees them), epoch-N.png (the same 64 noise vectors
+through the generator each time), epoch-N-loss.png, losses.csv, settings.json, checkpoint.pt (start
+again: it goes on), generator.pt (for sampling) and generator-best.pt. With every grid it prints a
+score, which falls as faces improve (evaluate.py).
 
 On two CPU cores (Xeon with AMX, torch 2.14.1) the settings below train at 921 pictures a second
 (median of 100 epochs of 28,160) and draw plain faces after 50 epochs; report.md has the pictures.
@@ -24,42 +24,33 @@ On two CPU cores (Xeon with AMX, torch 2.14.1) the settings below train at 921 p
 
 from __future__ import annotations
 
-import ast
 import copy
+import csv
 import ctypes
-import difflib
 import io
 import json
 import math
 import os
 import platform
-import re
 import shlex
-import signal
 import sys
 import time
-import warnings
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import import_module
 from importlib.metadata import version
-from itertools import count, islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from filelock import FileLock, Timeout
 from PIL import Image, ImageOps
 from torch import Generator as Rng, Tensor, nn
 from torch.nn import Module
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import SGD, Adam, Optimizer
 from torch.utils._pytree import tree_map
 from tqdm import tqdm
@@ -129,47 +120,8 @@ compile = True  # on CUDA, launch all kernels of a step at once (a CUDA graph); 
 
 # ---- reading settings from recipe and command line -----------------------------------------------
 
-Rule = tuple[type, Callable[[Any], Any], str]  # type, test, and both in words
-
-
-def from_up(least: int) -> Rule:
-    return int, lambda v: least <= v < 2**63, f"a whole number from {least} up"
-
-
-def one_of(*choices: Any) -> Rule:
-    return type(choices[0]), lambda v: v in choices, "one of " + ", ".join(map(str, choices))
-
-
-NOT_NEGATIVE: Rule = float, lambda v: 0 <= v < math.inf, "a number from 0 up"
-BELOW_ONE: Rule = float, lambda v: 0 <= v < 1, "a number from 0 to below 1"
-SCORES = ["none", "lite0", "inception-v3-compat", "clip-vit-b-32", "clip-vit-l-14"]
-SCORES += [f"dinov2-vit-{size}-14" for size in "sbl"]
-RULES: dict[str, Rule] = {
-    name: rule
-    for names, rule in (
-        ("data_dir img_dir device", (str, lambda v: v.strip() and "\0" not in v, "a name")),
-        ("noise_size gen_fm dis_fm batch_size d_every g_every n_epoch save_every", from_up(1)),
-        ("gp_every", from_up(1)),
-        ("ema seed score_every", from_up(0)),
-        ("flip fresh dry_run compile bias deterministic", (bool, lambda v: True, "True or False")),
-        ("lr_g lr_d checkpoint_minutes", (float, lambda v: 0 < v < math.inf, "a number above 0")),
-        ("gp r1 r2 weight_decay_g weight_decay_d instance_noise", NOT_NEGATIVE),
-        ("beta1_g beta1_d beta2_g beta2_d dis_dropout label_smoothing", BELOW_ONE),
-        ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
-        ("kernel", one_of(4, 5)),
-        ("dis_norm", one_of("none", "batch", "spectral")),
-        ("loss", one_of("bce", "bce-sum", "hinge", "wgan-gp", "rpgan")),
-        ("optim_g optim_d", one_of("adam", "sgd")),
-        ("lr_decay", one_of("none", "linear", "cosine")),
-        ("init", one_of("torch", "dcgan")),
-        ("precision", one_of("auto", "fp32", "bf16", "fp16")),
-        ("score_by", one_of(*SCORES)),
-        ("score_weights", (str, lambda v: "\0" not in v, "the name of a file")),
-    )
-    for name in names.split()
-}
+NAMES = [n for n, v in globals().items() if isinstance(v, (int, float, str)) and n[0] != "_"]
 Dict = dict[str, Any]
-in_time = tqdm.format_interval  # seconds as h:mm:ss
 HERE = Path(__file__).resolve().parent  # where paths in this file and in recipes start
 
 
@@ -177,96 +129,22 @@ class UserError(Exception):
     """Something that the user can mend: main() shows the text, and no traceback."""
 
 
-@contextmanager
-def gathered(wrong: list[str]) -> Iterator[None]:
-    """Puts a UserError's text on a list, so that a user hears of all that is wrong at once."""
-    try:
-        yield
-    except UserError as error:
-        wrong.append(str(error))
-
-
-def check(name: str, value: Any) -> Any:
-    """The value of a setting in its right type; UserError says what it must be instead."""
-    if name not in RULES:
-        near = difflib.get_close_matches(name.replace("-", "_"), RULES, n=1)
-        hint = f"is it {near[0]}?" if near else "python GAN.py --help lists them."
-        raise UserError(f"no setting is called {name}: {hint}")
-    kind, test, words = RULES[name]
-    whole = type(value) is float and value.is_integer()
-    if (kind is int and whole) or (kind is float and type(value) is int):
-        value = kind(value)  # 5e4 for a number of pictures, 1 for 1.0
-    if type(value) is not kind or not test(value):
-        raise UserError(f"{name} must be {words}, not {value!r}")
-    return value
-
-
-def read_word(word: str) -> dict[str, Any]:
-    """The setting in `--name=value`; a switch needs no `=True`, a text no quotes."""
-    name, equals, text = word.removeprefix("--").partition("=")
-    kind = RULES[name][0] if name in RULES else str
-    if not equals and name in RULES and kind is not bool:
-        raise UserError(f"write --{name}=VALUE, with nothing around the =")
-    if name in ("data_dir", "img_dir", "score_weights") and text.strip() and "\0" not in text:
-        return {name: os.path.realpath(os.path.expanduser(text))}  # from where the user is
-    if kind is not str:
-        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            return {name: ast.literal_eval(text.capitalize() if equals else "True")}
-    return {name: text}
-
-
-def read_recipe(word: str) -> dict[str, Any]:
-    """The `name = value` lines of a recipe, which is read, never run: values are plain."""
-    path = None
-    with suppress(OSError, ValueError):  # a name that is too long
-        path = next((path for path in (Path(word), HERE / word) if path.is_file()), None)
-    if path is None or not word.endswith(".py"):
-        raise UserError(f"{word} is neither --name=value nor a recipe (a .py file that is there)")
-    values = {}
-    try:
-        for number, node in enumerate(ast.parse(path.read_text("utf-8-sig")).body):
-            match node:
-                case ast.Assign([ast.Name(name)], ast.Constant(value)):
-                    values[name] = value
-                case ast.Expr(ast.Constant(str())) if number == 0:
-                    pass  # the docstring
-                case _:
-                    raise ValueError(f"line {node.lineno} is not of the form name = value")
-    except (ValueError, SyntaxError, OSError, MemoryError, RecursionError) as error:
-        raise UserError(f"{word} is not a recipe: {error}") from None
-    return values
+def sibling(name: str) -> Any:
+    """The module name.py beside this file, None if it is not there."""
+    return import_module(name) if (HERE / f"{name}.py").exists() else None
 
 
 def settings_now() -> Dict:
     """All settings and their values."""
-    return {name: globals()[name] for name in RULES}
+    return {name: globals()[name] for name in NAMES}
 
 
 def read_settings(words: list[str]) -> None:
     """Override the settings by recipes and --name=value words; UserError where one is wrong."""
-    given: Dict = {}
-    wrong: list[str] = []
-    for word in words:
-        with gathered(wrong):
-            given |= read_word(word) if word.startswith("--") else read_recipe(word)
-    values = settings_now() | given
-    for name, value in values.items():
-        with gathered(wrong):
-            values[name] = check(name, value)
-    if not wrong:  # do they fit each other?
-        with gathered(wrong):
-            choose_objective(values, values["batch_size"])
-        weights, by = values["score_weights"], values["score_by"]
-        if weights and by in ("none", "lite0"):
-            wrong.append(f"score_weights is for other networks: score_by is {by}")
-        elif weights and not full_path(weights).is_file():
-            wrong.append(f"score_weights: there is no file {weights}")
-    if wrong:
-        raise UserError("\n  ".join(wrong))
-    globals().update(values)
-    for name in given.keys() & {"beta1_g", "beta2_g", "beta1_d", "beta2_d"}:
-        if globals()[f"optim_{name[-1]}"] == "sgd":
-            say(f"{name} is Adam's: it has no effect with optim_{name[-1]}=sgd")
+    if reader := sibling("settings"):
+        globals().update(reader.read(words))
+    elif words:
+        raise UserError("without settings.py beside it, change the settings at its top instead")
 
 
 # ---- machine -------------------------------------------------------------------------------------
@@ -335,15 +213,6 @@ def say(text: str) -> None:
         sys.stdout.flush()
 
 
-def reason(error: Exception) -> str:
-    """An error in short: torch's go on with advice on its options."""
-    return str(error).partition("\n")[0].partition(". ")[0]
-
-
-def one_line(text: str) -> str:
-    return text.replace("\n", "\\n").replace("\r", "\\r")
-
-
 def full_path(text: str) -> Path:
     """A path of the settings: from where this file is, unless it begins with / or ~."""
     return HERE / os.path.expanduser(text)
@@ -368,66 +237,10 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def pickled(content: Dict) -> bytes:
-    """What torch.save() writes; straight into a file, it does not say what is wrong with a disk."""
-    torch.save(content, file := io.BytesIO())
-    return file.getvalue()
-
-
-def check_saved(path: Path) -> None:
-    """An error, of many kinds, if a file is not as torch.save() has written it."""
-    with zipfile.ZipFile(path) as archive:  # which has checksums, that torch.load() overlooks
-        if archive.testzip():
-            raise ValueError("it is damaged")
-
-
-def read_saved(path: Path) -> Dict:
-    """What torch.save() has written, as data: no code in it is run. Errors of many kinds."""
-    check_saved(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-Writes = dict[Path, Callable[[Path], object]]  # files, and what writes them
-
-
-class Outbox:
-    """Files on their way to the disk: a thread writes them while training goes on.
-
-    What can't be written (no room, no permission) costs a warning, and is tried again with the
-    next ones.
-    """
-
-    def __init__(self) -> None:
-        self.files: Writes = {}
-        self.said = ""
-        self.thread = ThreadPoolExecutor(1)
-        self.working = self.thread.submit(bool)
-
-    def put(self, files: Writes) -> None:
-        """Write these, in their order, after those before them; a later one of a name wins."""
-        self.working.result()
-        for path in files:
-            self.files.pop(path, None)
-        self.files |= files
-        self.working = self.thread.submit(self.write)
-
-    def write(self) -> bool:
-        """Write what waits; whether that succeeded."""
-        wrong = ""
-        for path, write in list(self.files.items()):
-            try:
-                write(path)
-                del self.files[path]
-            except (OSError, MemoryError) as error:
-                why = getattr(error, "strerror", None) or "out of memory"
-                wrong = wrong or f"{show(path)} can't be written ({why})"
-            except Exception as error:  # whatever it is, it must not cost what is learnt
-                del self.files[path]
-                say(f"{show(path)} is left out: {error!r}")
-        if wrong and wrong != self.said:
-            say(f"{wrong}. It is tried again with the next save.")
-        self.said = wrong
-        return not wrong
+def save_tensors(path: Path, content: Dict) -> None:
+    """What torch.save() writes; straight into a file, it hides what a disk has to say."""
+    torch.save(content, memory := io.BytesIO())
+    write_file(path, lambda file: file.write(memory.getbuffer()))
 
 
 # ---- data ----------------------------------------------------------------------------------------
@@ -437,87 +250,33 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def decode(file: Path | BinaryIO, side: int) -> bytes:
-    """A picture as side x side x 3 bytes: upright, over white, shorter side fitted, centre cut."""
-    with Image.open(file, formats=FORMATS) as opened:
-        opened.draft("RGB", (2 * side, 2 * side))  # spares most of the work on large JPEGs
-        image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith(("I", "F")):  # grey of 16 or 32 bits, which PIL would clip at 255
-        grey = np.nan_to_num(np.asarray(image, np.float32))
-        white = 65535 if image.mode != "F" else 1 if grey.max() <= 1 else 255
-        image = Image.fromarray((grey * (255 / white)).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC).tobytes()
-
-
-def regular(path: Path) -> Path:
-    """The path of a file; an OSError if it is a folder, or a pipe, at which one would wait."""
-    if path.exists() and not path.is_file():
-        raise OSError("it is no file")
-    return path
-
-
-def no_pictures(root: Path, skipped: Sequence[str] = ()) -> UserError:
-    missing = "" if root.exists() else ", which is not there"
-    places = "folders or zip files" if (HERE / "pictures.py").exists() else "folders"
-    return UserError(
-        f"No picture that can be read in {show(root)}{missing}. Put JPEG, PNG, WebP, BMP, GIF or "
-        f"TIFF files there, in {places}, or name another place with --data_dir=..."
-        + "".join(f"\n  {line}" for line in skipped[:10])
-    )
-
-
 def load_pictures(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
     """All pictures below root, uint8 (N, side, side, 3), and what is wrong with unreadable ones.
 
-    With pictures.py beside this file, also those in zip files, on all cores, and decoded only once.
+    The shorter side is fitted, the centre cut out. With pictures.py beside this file, also those in
+    zip files, turned upright and over white, on all cores, and decoded only once.
     """
-    if (HERE / "pictures.py").exists():
-        from pictures import load
-
-        return load(root, side, out)
-    files = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in ENDINGS]
-    rows, skipped = [], []
-    for path in tqdm(files, "reading pictures", disable=None):
-        if out in path.parents:
-            continue
-        try:
-            rows.append(decode(regular(path), side))
-        except Exception as error:  # one picture, whatever is wrong with it, ends no run
-            skipped.append(one_line(f"{path.relative_to(root)}: {error}"))
+    if reader := sibling("pictures"):
+        return reader.load(root, side, out)
+    rows = []
+    for path in tqdm(sorted(root.rglob("*")), "reading pictures", disable=None):
+        if path.suffix.lower() in ENDINGS and path.is_file() and out not in path.parents:
+            try:
+                with Image.open(path, formats=FORMATS) as image:
+                    rows.append(ImageOps.fit(image.convert("RGB"), (side, side)).tobytes())
+            except Exception as error:  # one picture, whatever is wrong with it, ends no run
+                say(f"{show(path)} can't be read: {error}")
     if not rows:
-        raise no_pictures(root, skipped)
+        raise UserError(f"No picture that can be read in {show(root)}, with folders in it.")
     pixels = torch.frombuffer(bytearray().join(rows), dtype=torch.uint8)
-    return pixels.view(-1, side, side, 3), skipped
+    return pixels.view(-1, side, side, 3), []
 
 
 def read_ahead(data: Tensor, indices: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """The pictures at each index (N,), which is where data is, as uint8 (N, S, S, 3) on the device.
-
-    Those that come from memory, or the disk behind it, a thread reads and copies to the device
-    while earlier ones are trained on; to CUDA from pinned memory, which is faster.
-    """
-    if data.is_cuda:
-        yield from (data[index] for index in indices)
-        return
-
-    def read(index: Tensor) -> Tensor:
-        pinned = device.type == "cuda"
-        rows = torch.empty(len(index), *data.shape[1:], dtype=torch.uint8, pin_memory=pinned)
-        np.take(data.numpy(), index.numpy(), 0, rows.numpy(), "clip")  # torch would take all cores
-        return rows.to(device)
-
-    indices = iter(indices)
-    with ThreadPoolExecutor(1) as reader:
-        coming = [reader.submit(read, index) for index in islice(indices, 2)]
-        while coming:
-            coming += [reader.submit(read, index) for index in islice(indices, 1)]
-            rows = coming.pop(0).result()
-            if rows.is_cuda:  # made on the thread's stream: its memory waits for this one's use
-                rows.record_stream(torch.cuda.current_stream())
-            yield rows
+    """Pictures at each index (N,), uint8 (N, S, S, 3), on the device; pictures.py reads ahead."""
+    if reader := sibling("pictures"):
+        return reader.read_ahead(data, indices, device)
+    return (data[index].to(device) for index in indices)
 
 
 def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> Tensor:
@@ -541,9 +300,7 @@ def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> 
 #     discriminator  3 96x96 > fm 32x32 > 2·fm 16x16 > 4·fm 8x8 > 8·fm 4x4 > 1 logit
 
 
-def convolutions(
-    image_size: int, fm: int, end: int, kernel: int
-) -> list[tuple[int, int, int, int, int]]:
+def convolutions(image_size: int, fm: int, end: int, kernel: int) -> list[tuple[int, ...]]:
     """(channels deep, channels shallow, kernel, stride, padding) from 1x1 up to the picture."""
     fms, side = [fm], 4
     while image_size > 3 * side:
@@ -606,22 +363,20 @@ class Discriminator(nn.Sequential):
 
 
 @torch.no_grad()
-def init_dcgan(module: Module) -> None:
-    """First weights of the DCGAN paper, for module.apply(): N(0, 0.02); batch norm N(1, 0.02)."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)):
-        mean = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0
-        whole: Any = module  # a spectral norm keeps the weight before it elsewhere
-        weight = whole.parametrizations.weight.original if is_parametrized(whole) else whole.weight
-        weight.normal_(mean, 0.02)
-        if module.bias is not None:
-            module.bias.zero_()
+def init_dcgan(net: Module) -> None:
+    """First weights of the DCGAN paper: N(0, 0.02), batch norm's N(1, 0.02), biases 0."""
+    for name, values in net.named_parameters():
+        if name.endswith("bias"):
+            values.zero_()
+        else:
+            values.normal_(float(values.ndim == 1), 0.02)  # only batch norm's have one dimension
 
 
 def ema_decay(half_life: float, images: int, step_images: int) -> float:
     """What the average keeps of itself over step_images pictures: 0.5^(step_images / half-life).
 
-    The half-life grows with the pictures seen, to 5 % of them at most, so that the noise of the
-    start is soon forgotten (StyleGAN2's ramp-up; Karras et al. 2020, official code).
+    The half-life is 5 % of the pictures seen at most, so that the noise of the start is soon
+    forgotten (StyleGAN2's ramp-up; Karras et al. 2020, official code).
     """
     return 0.5 ** (step_images / max(min(half_life, 0.05 * images), 1e-8))
 
@@ -636,11 +391,10 @@ def build(s: Dict, machine: Machine) -> Dict:
     """What the settings s make: networks, the generator's average, their optimisers, a scaler."""
     about_d = ("image_size", "dis_fm", "dis_norm", "dis_dropout", "kernel", "bias")
     gen, dis = make_generator(s), Discriminator(*(s[name] for name in about_d))
-    nets: Dict = {"gen": gen, "dis": dis}
-    opts: Dict = {}
+    nets, opts = {"gen": gen, "dis": dis}, dict[str, Optimizer]()
     for name, net in nets.items():
         if s["init"] == "dcgan":
-            net.apply(init_dcgan)
+            init_dcgan(net)
         net.to(machine.device).to(memory_format=machine.layout)
         g = name[0]
         lr = s[f"lr_{g}"]
@@ -692,6 +446,7 @@ class Objective(NamedTuple):
     g_weight: float = 1
     penalty: Callable[[Module, Tensor, Tensor], Tensor] | None = None  # of D, real and drawn
     seen: Callable[[Tensor], Tensor] = nn.Identity()  # pictures as D sees them
+    schedule: Callable[[float], None] = lambda done: None  # hears what share of the run is done
 
 
 BCE = Objective()
@@ -699,15 +454,13 @@ PLAIN = {"loss": "bce", "gp": 0, "r1": 0, "r2": 0, "gp_every": 1, "label_smoothi
 PLAIN |= {"instance_noise": 0, "lr_decay": "none"}
 
 
-def choose_objective(settings: Dict, batch: int) -> Objective:
-    """What these settings train for, batch pictures at a time; UserError where they don't fit."""
-    if all(settings[name] == value for name, value in PLAIN.items()):
-        return BCE
-    if not (HERE / "objectives.py").exists():
+def choose_objective(settings: Dict, batch: int, opts: Dict | None = None) -> Objective:
+    """What these settings train for, with a schedule for opts; UserError where they don't fit."""
+    if objectives := sibling("objectives"):
+        return objectives.choose(settings, batch, opts)
+    if any(settings[name] != value for name, value in PLAIN.items()):
         raise UserError(f"other values of {', '.join(PLAIN)} need objectives.py beside GAN.py")
-    from objectives import choose
-
-    return choose(settings, batch)
+    return BCE
 
 
 # ---- one step of D, one step of G ----------------------------------------------------------------
@@ -732,10 +485,9 @@ def d_step(
             both = dis(torch.cat([real, fake])).float()
             real_logits, fake_logits = both.split(len(real))
     loss = aim.d_loss(real_logits, fake_logits)
-    total = loss
-    if aim.penalty:  # not in bf16 or fp16: a gradient's gradient asks for precision
-        total = total + aim.penalty(dis, real.float(), fake.float())
-    descend(aim.d_weight * total, opt_d, machine.scaler)
+    # Penalties not in bf16 or fp16: a gradient's gradient asks for precision.
+    more = aim.penalty(dis, real.float(), fake.float()) if aim.penalty else 0
+    descend(aim.d_weight * (loss + more), opt_d, machine.scaler)
     answers = torch.stack([real_logits, fake_logits]).detach()
     answers = (answers.sigmoid() if aim.probable else answers).mean(1)
     return torch.cat([loss.detach()[None] / aim.halves, answers])
@@ -784,13 +536,8 @@ def build_turns(parts: Dict, machine: Machine, aim: Objective) -> list[Callable[
         real = [to_real(pictures[0], machine, *pictures[1:])] if pictures else []
         return g_step(gen, dis, opt_g, machine, noise, *real, aim=aim)
 
-    turns: list[Any] = [partial(d_turn, aim), partial(d_turn, aim._replace(penalty=None)), g_turn]
-    if machine.graphs:
-        from cuda_graph import Graph
-
-        warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
-        turns = [Graph(turn) for turn in turns]
-    return turns
+    turns: Any = [partial(d_turn, aim), partial(d_turn, aim._replace(penalty=None)), g_turn]
+    return sibling("cuda_graph").captured(turns) if machine.graphs else turns
 
 
 # ---- pictures and curves -------------------------------------------------------------------------
@@ -813,8 +560,8 @@ def save_grid(path: Path, pictures: Tensor) -> None:
     """Write pictures (N, 3, S, S) from -1 to 1 as PNG, eight a row, pixel for pixel."""
     from torchvision.utils import make_grid  # takes a second to import, so not before the start
 
-    grid = make_grid(pictures.float().cpu(), nrow=8, padding=2, pad_value=1.0)
-    pixels = to_bytes(grid).permute(1, 2, 0).numpy()
+    grid = to_bytes(make_grid(pictures.float().cpu(), nrow=8, padding=2, pad_value=1.0))
+    pixels = grid.permute(1, 2, 0).numpy()
     write_file(path, lambda file: Image.fromarray(pixels).save(file, "PNG"))
 
 
@@ -822,23 +569,22 @@ def save_curves(path: Path, history: list[Dict]) -> None:
     """Write both losses over the epochs so far, and the scores below them, as PNG."""
     from matplotlib.figure import Figure  # not pyplot, which looks for a display
 
-    epochs = [row["epoch"] for row in history]
-    scored = [row for row in history if row.get("score") is not None]
-    figure = Figure(figsize=(8, 7.5 if scored else 4.5), layout="constrained")
-    axes = figure.subplots(1 + bool(scored), sharex=True, squeeze=False)[:, 0]
-    for name, label in (("loss_d", "discriminator (loss_d)"), ("loss_g", "generator (loss_g)")):
-        axes[0].plot(epochs, [row[name] for row in history], marker=".", label=label)
-    axes[0].set(title=f"up to epoch {epochs[-1]}", ylabel="loss")
-    if min(row[name] or 0 for row in history for name in ("loss_d", "loss_g")) >= 0:
+    panels = {"loss": {"loss_d": "C0.-", "loss_g": "C1.-"}}
+    labels = {"loss_d": "discriminator (loss_d)", "loss_g": "generator (loss_g)"}
+    if any(row.get("score") is not None for row in history):
+        panels["distance to real pictures"] = {"score": "C2.-", "floor": "C7--"}
+    figure = Figure(figsize=(8, 1.5 + 3 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        for name, style in lines.items():
+            points = [(row["epoch"], row[name]) for row in history if row.get(name) is not None]
+            axis.plot(*zip(*points, strict=True), style, label=labels.get(name, name))
+        axis.set(ylabel=title, yscale="linear" if title == "loss" else "log")
+        axis.legend()
+        axis.grid(alpha=0.3)
+    if axes[0].dataLim.ymin >= 0:
         axes[0].set_ylim(0, None)  # wgan-gp's may be negative
-    if scored:
-        x = [row["epoch"] for row in scored]
-        for name, style in (("score", "C2.-"), ("floor", "C7--")):
-            axes[1].plot(x, [row[name] for row in scored], style, label=name)
-        axes[1].set(ylabel="distance to real pictures", yscale="log")
-    for part in axes:
-        part.legend()
-        part.grid(alpha=0.3)
+    axes[0].set(title=f"up to epoch {history[-1]['epoch']}")
     axes[-1].set(xlabel="epoch")
     axes[-1].locator_params(axis="x", integer=True)
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=120))
@@ -853,21 +599,9 @@ def save_settings(path: Path, settings: Dict, machine: Machine, n_pictures: int)
     write_file(path, lambda file: file.write(json.dumps(about, indent=2).encode()))
 
 
-def save_skipped(path: Path, skipped: list[str]) -> None:
-    """Write what is wrong with each picture that can't be read, and say it of the first ten."""
-    path.unlink(missing_ok=True)
-    if skipped:
-        text = "".join(f"{line}\n" for line in skipped)
-        write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
-        some = "".join(f"\n  {line}" for line in skipped[:10])
-        say(f"{len(skipped)} pictures can't be read; {show(path)} names them all:{some}")
-
-
 # ---- checkpoint ----------------------------------------------------------------------------------
 
 FORMAT = "GAN.py 2"
-RUN_FILES = "real.png epoch-*.png losses.csv settings.json skipped.txt *.pt"
-RUN_FILES += " real-and-drawn.png timelapse.gif"
 
 
 @dataclass
@@ -889,75 +623,14 @@ def snapshot(parts: Dict, rng: Rng, progress: Progress, settings: Dict) -> Dict:
     """A copy of all there is to go on from, for save_checkpoint() to write as training goes on."""
     states = {name: part.state_dict() for name, part in parts.items()}
     whole = {"format": FORMAT, "settings": settings, "parts": states, "progress": vars(progress)}
-    whole |= {"rng": rng.get_state(), "device": rng.device.type, "torch_rng": torch_rng(rng.device)}
+    whole |= {"rng": rng.get_state(), "device": rng.device.type}
+    whole["torch_rng"] = torch_rng(rng.device).get_rng_state()
     return tree_map(lambda x: x.to("cpu", copy=True) if isinstance(x, Tensor) else x, whole)
 
 
-def torch_rng(device: torch.device, state: Tensor | None = None) -> Tensor:
-    """The state of torch's own random numbers on a device, which dropout and noise on pictures
-    take; with `state`, that is what it is from now on.
-    """
-    on_gpu: Any = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
-    if state is not None:
-        (on_gpu or torch).set_rng_state(state)
-    return (on_gpu or torch).get_rng_state()
-
-
-def save_checkpoint(path: Path, whole: Dict) -> None:
-    """Write all there is to go on from; the checkpoint before it stays beside it, if undamaged."""
-
-    def write(file: BinaryIO) -> None:
-        file.write(pickled(whole))
-        file.flush()
-        with suppress(Exception):  # none, or a damaged one
-            check_saved(path)
-            os.replace(path, path.with_stem("checkpoint-before"))
-
-    write_file(path, write)
-
-
-def save_generator(path: Path, whole: Dict) -> None:
-    """Write all that sampling needs."""
-    generator = {name: value.contiguous() for name, value in whole["parts"]["average"].items()}
-    about = {"format": FORMAT, "settings": whole["settings"], "images": whole["progress"]["images"]}
-    write_file(path, lambda f: f.write(pickled(about | {"generator": generator})))
-
-
-def load_checkpoint(out: Path, settings: Dict) -> Dict | None:
-    """The last good checkpoint in out, None without any; UserError where settings don't fit it."""
-    ways_out = "choose another --img_dir, or begin anew with --fresh=True (the old run moves aside)"
-    saved, said = None, ""
-    for path in (out / "checkpoint.pt", out / "checkpoint-before.pt"):
-        if saved or not path.exists():
-            continue
-        try:
-            saved = read_saved(path)
-            if saved["format"] != FORMAT:
-                raise ValueError(f"it is of another version, {saved['format']}")
-            saved["progress"]["epoch"] > 0, json.dumps({**saved["settings"]})  # or it is not ours
-        except Exception as error:  # there are many kinds
-            saved, said = None, said or f"{show(path)} can't be read ({reason(error)})"
-    if not saved:
-        if said:
-            raise UserError(f"{said}: {ways_out}.")
-        return None
-    if said:
-        say(f"{said}: going on from the one before it.")
-    old = {"kernel": 4, "bias": True, "optim_g": "adam", "optim_d": "adam"}  # before there were any
-    old |= saved["settings"]
-    changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
-    shapes = ["image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm", "kernel", "bias"]
-    shapes += ["optim_g", "optim_d"]
-    if other := ", ".join(changed[name] for name in shapes if name in changed):
-        raise UserError(
-            f"{show(out)} holds a run of other networks or optimisers ({other}): {ways_out}."
-        )
-    for name in sorted(changed.keys() - {"img_dir", "n_epoch", "fresh", "dry_run"}):
-        too_late = ", too late to have an effect" if name in ("init", "seed") else ""
-        say(f"changed since the checkpoint: {changed[name]}{too_late}")
-    if "n_epoch" in changed and (settings["lr_decay"] != "none" or settings["instance_noise"]):
-        say(f"{changed['n_epoch']}: learning rates or noise are now those of a run of that length")
-    return saved
+def torch_rng(device: torch.device) -> Any:
+    """What keeps torch's own random numbers, which dropout and noise on pictures take."""
+    return {"cuda": torch.cuda, "mps": torch.mps}.get(device.type, torch)
 
 
 def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Progress:
@@ -972,21 +645,12 @@ def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Pro
             for key in ("exp_avg", "exp_avg_sq"):  # in memory as the weight is on this device:
                 state[key] = torch.empty_like(weight).copy_(state[key])  # fused Adam trusts in it
     p = Progress(**saved["progress"])
-    counts = p.epoch, p.batch, p.step, p.images
-    if not (
-        p.fixed_noise.shape == (64, saved["settings"]["noise_size"], 1, 1)
-        and p.sums.shape == (4,)
-        and torch.equal(p.order.sort()[0], torch.arange(len(p.order)))
-        and all(type(n) is int and 0 <= n < 2**63 for n in counts)
-        and math.isfinite(p.seconds)
-        and all(math.isfinite(row[k]) for row in p.history for k in ("epoch", "images", "seconds"))
-    ):
-        raise ValueError("its progress makes no sense")
     p.fixed_noise, p.sums = p.fixed_noise.to(rng.device), p.sums.to(rng.device)
     p.order = p.order.to(data.device)
     if saved["device"] == rng.device.type:
         rng.set_state(saved["rng"])
-        torch_rng(rng.device, saved.get("torch_rng"))  # which older checkpoints lack
+        if "torch_rng" in saved:  # older checkpoints lack it
+            torch_rng(rng.device).set_rng_state(saved["torch_rng"])
     else:
         say("The checkpoint comes from another kind of device: other random numbers from here on.")
         rng.manual_seed(p.step)
@@ -997,54 +661,60 @@ def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Pro
     return p
 
 
-def hold(out: Path) -> FileLock:
-    """A lock on out, which a process that is dead no longer has; UserError if another has it."""
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        who = "another process"
-        with suppress(OSError, ValueError, KeyError):
-            about = json.loads((out / "settings.json").read_text("utf-8"))
-            who = f"process {about['process']}"
-        raise UserError(f"{who} trains into {show(out)}: choose another --img_dir.") from None
-    except NotImplementedError:  # a file system without locks
-        pass
-    for left in out.glob(".*.tmp"):  # by a process that was killed: it is nobody else's
-        left.unlink()
-    return lock
+def save_generator(path: Path, whole: Dict) -> None:
+    """Write all that sampling needs."""
+    generator = {name: value.contiguous() for name, value in whole["parts"]["average"].items()}
+    about = {"format": FORMAT, "settings": whole["settings"], "images": whole["progress"]["images"]}
+    save_tensors(path, about | {"generator": generator})
 
 
-def move_aside(out: Path) -> None:
-    """Move the files of a run that has learnt something into out/run-1, run-2, ..."""
-    files = sorted({path for pattern in RUN_FILES.split() for path in out.glob(pattern)})
-    if any(path.suffix == ".pt" or path.name.startswith("epoch-") for path in files):
-        aside = next(p for n in count(1) if not (p := out / f"run-{n}").exists())
-        aside.mkdir()
-        for path in files:
-            path.rename(aside / path.name)
-        say(f"The earlier run is now in {show(aside)}.")
+class RunFolder:
+    """The folder of a run, the plain way; safety.py's survives kills, full disks and the like."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.caught: list[int] = []  # signals that ask training to stop
+        self.busy = False
+        self.wrote_at = self.saved_at = time.perf_counter()
+
+    def load(self, settings: Dict) -> Dict | None:
+        """The checkpoint to go on from with these settings, if there is one."""
+        path = self.path / "checkpoint.pt"
+        return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+
+    def save(
+        self, history: list[Dict], whole: Dict, grid: Tensor | None = None, best: bool = False
+    ) -> None:
+        """Write losses.csv, a grid with the curves, and a snapshot of the whole run, that last."""
+        now, files = time.perf_counter(), dict[Path, Any]()
+        if not whole and (self.busy or now < self.wrote_at + 1):  # small epochs may take less
+            return
+        self.wrote_at = now
+        if history:
+            history, name = history[:], self.path / f"epoch-{history[-1]['epoch']}.png"
+            files[self.path / "losses.csv"] = partial(save_history, history=history)
+            if grid is not None:
+                files[name] = partial(save_grid, pictures=grid)
+                files[name.with_stem(f"{name.stem}-loss")] = partial(save_curves, history=history)
+        if best:
+            files[self.path / "generator-best.pt"] = partial(save_generator, whole=whole)
+        if whole:
+            files[self.path / "generator.pt"] = partial(save_generator, whole=whole)
+            files[self.path / "checkpoint.pt"] = partial(save_tensors, content=whole)
+            self.saved_at = now
+        self.write(files)
+
+    def write(self, files: dict[Path, Any]) -> None:
+        for path, write in files.items():
+            write(path)
+
+    def nothing(self, *_: Any, **__: Any) -> None:
+        """What the plain way does before and after training, and to let the folder go."""
+
+    begin = finish = close = nothing
 
 
 # ---- train() -------------------------------------------------------------------------------------
-
-
-def catch_signals() -> list[int]:
-    """A list that Ctrl-C and the like will put their number into; a second one ends at once."""
-    caught: list[int] = []
-
-    def catch(number: int, frame: object) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last: the terminal is closed
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        ignored = name == "SIGHUP" and number and signal.getsignal(number) == signal.SIG_IGN
-        if number and not ignored:  # as nohup wants it
-            signal.signal(number, catch)
-    return caught
 
 
 def epoch_row(p: Progress, sums: list[float], batch: int, d_every: int, g_every: int) -> Dict:
@@ -1056,15 +726,6 @@ def epoch_row(p: Progress, sums: list[float], batch: int, d_every: int, g_every:
     row |= dict.fromkeys(("score", "floor", "variety", "novelty"))  # of the epochs that have them
     speed = p.batch * batch / (p.seconds - (p.history[-1]["seconds"] if p.history else 0))
     return row | {"images": p.images, "seconds": p.seconds, "images_per_second": speed}
-
-
-def say_if_long(rate: float, left: int, machine: Machine) -> None:
-    """Say how long `left` pictures take at this rate, if that is long, and what is quicker."""
-    if left / rate > 1800:
-        say(f"At {rate:.0f} pictures/s, this run takes {in_time(left / rate)} from here.")
-        recipe = HERE / "recipes" / "quick96.py"
-        if machine.device.type != "cuda" and recipe.exists() and "quick96" not in str(sys.argv):
-            say("Without a GPU, faces come soonest with: python GAN.py recipes/quick96.py")
 
 
 def in_words(row: Dict) -> str:
@@ -1080,18 +741,17 @@ def check_losses(sums: list[float], epoch: int, nets: Iterable[Module]) -> None:
     norms = torch._foreach_norm([weight for net in nets for weight in net.parameters()])
     if not all(map(math.isfinite, [*sums, *torch.stack(norms).tolist()])):
         raise UserError(
-            f"in epoch {epoch} the losses are no longer numbers. Start again with lower --lr_g and "
-            "--lr_d, or penalties (gp, r1, r2), or with --precision=fp32: it goes on from the last "
-            "good state, if any."
+            f"in epoch {epoch} the losses are no longer numbers. Start again, from the last good "
+            "state, with lower --lr_g and --lr_d, penalties (gp, r1, r2) or --precision=fp32."
         )
 
 
 def load_judge(*args: Any) -> Callable[[Module, list[Dict]], tuple[bool, list[str]]]:
-    """What scores a generator, says if that is the best and what is wrong: evaluate.Scorer()."""
+    """What scores a generator, says if that is the best and what is wrong: evaluate.py's."""
     try:
-        from evaluate import Scorer
+        from evaluate import scorer_of_run
 
-        return Scorer(*args)
+        return scorer_of_run(*args)
     except (UserError, ImportError, RuntimeError) as error:  # the last: of mismatched packages
         say(f"Training goes on without scores and warnings: {error}.")
         if isinstance(error, ImportError):
@@ -1101,67 +761,43 @@ def load_judge(*args: Any) -> Callable[[Module, list[Dict]], tuple[bool, list[st
 
 def save_history(path: Path, history: list[Dict]) -> None:
     """Write losses.csv, a row an epoch."""
-    names = list(history[-1])  # a row from before there was a score has fewer
-    rows: list[list[Any]] = [names, *([row.get(name) for name in names] for row in history)]
-    text = "".join(",".join("" if x is None else str(x) for x in row) + "\n" for row in rows)
-    write_file(path, lambda file: file.write(text.encode()))
+    table = csv.DictWriter(text := io.StringIO(), list(history[-1]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(history)
+    write_file(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def files_of_run(
-    out: Path, history: list[Dict], whole: Dict, grid: Tensor | None = None, best: bool = False
-) -> Writes:
-    """What to write now: losses.csv; with a grid, that and the curves; with a snapshot of the whole
-    run, what goes on from it. The checkpoint comes last: what belongs before it is there then.
-    """
-    files: Writes = {}
-    if history:
-        history, name = history[:], out / f"epoch-{history[-1]['epoch']}.png"
-        files[out / "losses.csv"] = partial(save_history, history=history)
-        if grid is not None:
-            files[name] = partial(save_grid, pictures=grid)
-            files[name.with_stem(f"{name.stem}-loss")] = partial(save_curves, history=history)
-    if best:
-        files[out / "generator-best.pt"] = partial(save_generator, whole=whole)
-    if whole:
-        files[out / "generator.pt"] = partial(save_generator, whole=whole)
-        files[out / "checkpoint.pt"] = partial(save_checkpoint, whole=whole)
-    return files
-
-
-def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]:
+def train(folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]:
     """Train up to n_epoch as the settings say and write what comes out; returns the history."""
-    settings = settings_now()
-    saved = None if fresh else load_checkpoint(out, settings)
+    settings, out = settings_now(), folder.path
+    saved = None if fresh else folder.load(settings)
     if saved and saved["progress"]["epoch"] > n_epoch:
         say(f"{show(out)} holds a finished run: {saved['progress']['epoch'] - 1} epochs are done.")
-        say("A larger --n_epoch extends it, --fresh=True begins anew (the old run moves aside).")
+        say("A larger --n_epoch extends it, --fresh=True begins anew.")
         return saved["progress"]["history"]
 
     torch.manual_seed(seed)
     parts = build(settings, machine)
     gen, dis, average, opt_g, opt_d, _ = parts.values()
     fixed_noise = torch.randn(64, noise_size, 1, 1).to(machine.device)
-
     if machine.device.type == "cuda" and 2 * data.nbytes < torch.cuda.mem_get_info()[0]:
         data = data.to(machine.device)
     batch = min(batch_size, len(data))
     n_batch = len(data) // batch
+    total = n_epoch * n_batch
     rng = Rng(machine.device).manual_seed(seed)
-    if saved:
-        try:
-            p = restore(saved, parts, rng, data, batch)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # there are many kinds
-            raise UserError(f"{show(out)} holds no run of GAN.py ({reason(error)})") from None
-    else:
-        p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
-    some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64].to(data.device)
-    some_real = to_real(data[some], machine)
+    p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
+    p = restore(saved, parts, rng, data, batch) if saved else p
     save_settings(out / "settings.json", settings, machine, len(data))
+    some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64].to(data.device)
+    some_real = to_real(data[some], machine).cpu()
+    folder.write({out / "real.png": partial(save_grid, pictures=some_real)})
     say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine.name}")
     weights = [sum(w.numel() for w in net.parameters()) for net in (gen, dis)]
     say(f"generator {weights[0]:,} weights, discriminator {weights[1]:,}; look into {show(out)}")
+
+    aim = choose_objective(settings, batch, {"lr_g": opt_g, "lr_d": opt_d})
+    d_turn, lazy_d_turn, g_turn = build_turns(parts, machine, aim)
 
     def noise() -> Tensor:
         return torch.randn(batch, noise_size, 1, 1, generator=rng, device=machine.device)
@@ -1169,32 +805,13 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
     def mirrored() -> list[Tensor]:
         return [torch.rand(batch, generator=rng, device=machine.device) < 0.5] if flip else []
 
-    aim, schedule = choose_objective(settings, batch), None
-    if instance_noise or lr_decay != "none":
-        from objectives import Schedule
-
-        schedule = Schedule(settings, {"lr_g": opt_g, "lr_d": opt_d}, machine.device)
-        aim = aim._replace(seen=schedule.noisy) if instance_noise else aim
-
     def wants_pictures(step: int) -> bool:
         return step % d_every == 0 or (aim.paired and step % g_every == 0)
 
-    d_turn, lazy_d_turn, g_turn = build_turns(parts, machine, aim)
-    first, before, notice_after = p.step, p.seconds, 10.0
-    root = full_path(data_dir)
-    places = [out] if dry_run else [root if root.is_dir() else root.parent, out]
-    weights_of_it = str(full_path(score_weights)) if score_weights else ""
-    judge_by = (data, noise_size, batch * g_every, loss, machine, score_by, weights_of_it, places)
-    judge, write_after, save_after = None, 0.0, time.perf_counter() + 60 * checkpoint_minutes
-    caught, outbox = catch_signals(), Outbox()
-    sys.setswitchinterval(1e-4)  # else drawing curves, a thread, holds this one up for 5 ms a time
-    done, total = (p.epoch - 1) * n_batch + p.batch, n_epoch * n_batch
-    bar = tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None)
-    with bar, outbox.thread:
-        outbox.put({out / "real.png": partial(save_grid, pictures=some_real.cpu())})
-        if score_by != "none":
-            outbox.thread.submit(import_module, "evaluate")  # takes seconds
-        while p.epoch <= n_epoch and not caught:
+    done = (p.epoch - 1) * n_batch + p.batch
+    judge, first, before, told = None, done, p.seconds, False
+    with tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None) as bar:
+        while p.epoch <= n_epoch and not folder.caught:
             bar.set_description(f"epoch {p.epoch}/{n_epoch}")
             start = time.perf_counter()
             if p.batch == 0:
@@ -1204,9 +821,9 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
             wanted = [index for step, index in ahead if wants_pictures(step)]
             pictures = read_ahead(data, wanted, machine.device)
             for _ in range(p.batch, n_batch):
+                aim.schedule(done / total)
+                done += 1
                 p.batch, p.step, p.images = p.batch + 1, p.step + 1, p.images + batch
-                if schedule:
-                    schedule(((p.epoch - 1) * n_batch + p.batch - 1) / total)
                 real = [next(pictures)] if wants_pictures(p.step) else []
                 if p.step % d_every == 0:
                     turn = lazy_d_turn if p.step // d_every % gp_every else d_turn
@@ -1217,59 +834,39 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
                 bar.update()
                 now = time.perf_counter()
                 p.seconds, start = p.seconds + now - start, now
-                elapsed = p.seconds - before
-                if now > save_after and p.batch < n_batch:
+                if now > folder.saved_at + 60 * checkpoint_minutes and p.batch < n_batch:
                     check_losses(p.sums.tolist(), p.epoch, (gen, dis))
-                    outbox.put(files_of_run(out, p.history, snapshot(parts, rng, p, settings)))
-                    save_after = now + 60 * checkpoint_minutes
-                if elapsed > notice_after:
-                    left = (n_epoch - p.epoch + 1) * n_batch - p.batch
-                    say_if_long((p.step - first) * batch / elapsed, left * batch, machine)
-                    notice_after = math.inf
-                if caught:
+                    folder.save(p.history, snapshot(parts, rng, p, settings))
+                if not told and p.seconds > before + 10 and (rehearsal := sibling("rehearse")):
+                    told, speed = True, (done - first) * batch / (p.seconds - before)
+                    rehearsal.say_if_long(speed, (total - done) * batch, machine)
+                if folder.caught:
                     break
             sums = p.sums.tolist()  # waits for the device, so that the clock below is right
             check_losses(sums, p.epoch, (gen, dis))
             p.seconds += time.perf_counter() - start
-            if p.batch == n_batch:
-                row = epoch_row(p, sums, batch, d_every, g_every)
-                p.history.append(row)
-                save, measure = (
-                    p.epoch in (1, n_epoch) or p.epoch % every == 0
-                    for every in (save_every, score_every or save_every)
-                )
-                best, remarks = False, list[str]()
-                if measure and score_by != "none":
-                    judge = judge or load_judge(*judge_by)
-                    best, remarks = judge(average, p.history)
-                bar.set_postfix_str(losses := in_words(row))
-                rate = f"{row['images_per_second']:.0f} pictures/s"
-                say("\n".join([f"epoch {p.epoch}/{n_epoch}  {losses}  {rate}", *remarks]))
-                p.epoch, p.batch = p.epoch + 1, 0
-                grid = draw(average, p.fixed_noise).cpu() if save else None
-                whole = snapshot(parts, rng, p, settings) if save or best else {}
-                if whole or (outbox.working.done() and time.perf_counter() > write_after):
-                    write_after = time.perf_counter() + 1  # small epochs may take less
-                    outbox.put(files_of_run(out, p.history, whole, grid, best))
-                if whole:
-                    save_after = time.perf_counter() + 60 * checkpoint_minutes
-        if caught:
-            outbox.put(files_of_run(out, p.history, snapshot(parts, rng, p, settings)))
-        for tries in count():
-            if outbox.working.result():
+            if p.batch < n_batch:
                 break
-            if caught:
-                raise UserError("stopped; what is named above is not saved, but the save before.")
-            if tries == 0:
-                say("Make room or a way for it, or give it up with Ctrl-C.")
-            time.sleep(5)
-            outbox.put({})
-    if p.epoch <= n_epoch:
-        words = [word for word in sys.argv if not word.startswith("--fresh")]
-        again = shlex.join(words + ["--fresh=False"] * fresh)
-        say(f"Stopped in epoch {p.epoch} with everything saved. To go on: python {again}")
-        sys.exit(128 + caught[0])
-    say(f"Finished {n_epoch} epochs in {in_time(p.seconds)}: {show(out / f'epoch-{n_epoch}.png')}")
+            row = epoch_row(p, sums, batch, d_every, g_every)
+            p.history.append(row)
+            end = p.epoch in (1, n_epoch)
+            save = end or p.epoch % save_every == 0
+            best, remarks = False, list[str]()
+            if (end or p.epoch % (score_every or save_every) == 0) and score_by != "none":
+                judge = judge or load_judge(data, settings, machine, out)
+                best, remarks = judge(average, p.history)
+            bar.set_postfix_str(losses := in_words(row))
+            rate = f"{row['images_per_second']:.0f} pictures/s"
+            say("\n".join([f"epoch {p.epoch}/{n_epoch}  {losses}  {rate}", *remarks]))
+            p.epoch, p.batch = p.epoch + 1, 0
+            grid = draw(average, p.fixed_noise).cpu() if save else None
+            whole = snapshot(parts, rng, p, settings) if save or best else {}
+            folder.save(p.history, whole, grid, best)
+        if folder.caught:
+            folder.save(p.history, snapshot(parts, rng, p, settings))
+        folder.finish(p.epoch)
+    took = tqdm.format_interval(p.seconds)
+    say(f"Finished {n_epoch} epochs in {took}: {show(out / f'epoch-{n_epoch}.png')}")
     return p.history
 
 
@@ -1278,47 +875,24 @@ def train(out: Path, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]
 
 def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # odd file names
-    if {"-h", "--help"} & set(sys.argv):
-        block = Path(__file__).read_text("utf-8").split("# ---- settings")[1].split("# ---- ")[0]
-        return print(f"{__doc__}\nSettings, as --name=value:\n{block.strip(' -')}")
     sys.modules["GAN"] = sys.modules[__name__]  # for siblings, which import from it
+    safety = sibling("safety")
     try:
         read_settings(sys.argv[1:])
         root, out = full_path(data_dir), full_path(img_dir)
         if dry_run:
-            from rehearse import rehearse
-
-            return rehearse(sys.modules[__name__], root, out)
+            return import_module("rehearse").rehearse(root, out)
         machine = choose_machine(device, precision, deterministic, compile)
-        lock = hold(out)
-        data, skipped = load_pictures(root, image_size, out)
-        if fresh or not any(out.glob("checkpoint*.pt")):
-            move_aside(out)
-        save_skipped(out / "skipped.txt", skipped)
-        train(out, data, machine, n_epoch)
-        lock.release()
-    except (UserError, ImportError) as error:
+        with closing(safety.RunFolder(out) if safety else RunFolder(out)) as folder:
+            data, skipped = load_pictures(root, image_size, out)
+            folder.begin(fresh, skipped)
+            train(folder, data, machine, n_epoch)
+    except UserError as error:
         sys.exit(f"GAN.py: {error}")
-    except OSError as error:
-        what = str(error).strip().split("\n")[-1]  # a worker's comes with its traceback
-        sys.exit(f"GAN.py: {what}. See to that, and start again: it goes on from its last save.")
-    except (RuntimeError, MemoryError) as error:
-        if deterministic and "deterministic" in str(error):
-            sys.exit(f"GAN.py: deterministic=True is not possible here: {reason(error)}")
-        short = "out of memory|(allocate|enough) memory"
-        if isinstance(error, RuntimeError) and not re.search(short, str(error)):
+    except (Exception, KeyboardInterrupt) as error:
+        if not (safety and (text := safety.explain(error))):
             raise
-        on_cuda = isinstance(error, torch.OutOfMemoryError)
-    except KeyboardInterrupt:
-        sys.exit("GAN.py: stopped at once. Start again: it goes on from its last save.")
-    else:
-        return
-    advice = "Use a smaller --batch_size, or --gen_fm and --dis_fm."
-    if on_cuda and (HERE / "rehearse.py").exists():  # after the except: what it held is free now
-        from rehearse import advice_on_memory
-
-        advice = advice_on_memory(sys.modules[__name__], machine)
-    sys.exit(f"GAN.py: out of memory. {advice}")
+        sys.exit(f"GAN.py: {text}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -38,3 +39,9 @@ class Graph:
         torch._foreach_copy_(self.inputs, inputs)
         self.graph.replay()
         return self.result
+
+
+def captured(steps: list[Callable[..., Tensor]]) -> list[Callable[..., Tensor]]:
+    """These steps as graphs."""
+    warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
+    return [Graph(step) for step in steps]

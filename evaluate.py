@@ -50,6 +50,7 @@ from torch_fidelity.utils import create_feature_extractor
 from tqdm import tqdm
 
 import GAN
+import safety
 from GAN import UserError
 
 STUCK = 1000  # steps of the generator without a better score that are too many
@@ -142,7 +143,7 @@ def load_network(name: str, weights: str, machine: GAN.Machine) -> FeatureExtrac
     except NotImplementedError:
         raise UserError(f"{name} can't take its weights from a file") from None
     except Exception as error:  # of reading, of downloading, of weights for another network
-        reason = GAN.reason(error)
+        reason = safety.reason(error)
         if weights:
             raise UserError(f"{weights} holds no weights of {name} ({reason})") from None
         raise UserError(
@@ -338,7 +339,7 @@ class Scorer:
         """Statistics of the first half of the real pictures, floor, and how far apart they are."""
         for place in places:
             with suppress(Exception):  # not there, or damaged
-                known = GAN.read_saved(place / name)
+                known = safety.read_saved(place / name)
                 if known["key"] == key:
                     return known
         features = look(self.network, [real], len(real), "looking at real pictures")[0]
@@ -379,6 +380,18 @@ class Scorer:
             "variety": float(apart / self.real["apart"]),
             "novelty": float(distance.median() / self.apart),
         }
+
+
+def scorer_of_run(
+    data: Tensor, settings: dict[str, Any], machine: GAN.Machine, out: Path
+) -> Scorer:
+    """What scores the generator of a run of GAN.py into out, with all its settings."""
+    root = GAN.full_path(settings["data_dir"])
+    places = [out] if settings["dry_run"] else [root if root.is_dir() else root.parent, out]
+    weights = str(GAN.full_path(settings["score_weights"])) if settings["score_weights"] else ""
+    step = min(settings["batch_size"], len(data)) * settings["g_every"]
+    about = settings["noise_size"], step, settings["loss"], machine, settings["score_by"]
+    return Scorer(data, *about, weights, places)
 
 
 # ---- health --------------------------------------------------------------------------------------
@@ -494,7 +507,7 @@ PRINTED = {  # how the measures are called on the screen, and which way is bette
 def load_generator(path: Path) -> tuple[Module, dict[str, Any]]:
     """A generator that GAN.py has saved, and the settings that it was trained with."""
     try:
-        saved = GAN.read_saved(path)
+        saved = safety.read_saved(path)
         if "parts" in saved:
             raise ValueError("it is a checkpoint; generator.pt lies beside it")
         settings = saved["settings"]
@@ -503,7 +516,7 @@ def load_generator(path: Path) -> tuple[Module, dict[str, Any]]:
     except OSError as error:
         raise UserError(f"{error}") from None
     except Exception as error:  # torch.load and load_state_dict raise many kinds
-        raise UserError(f"{path} is no generator.pt of GAN.py ({GAN.reason(error)})") from None
+        raise UserError(f"{path} is no generator.pt of GAN.py ({safety.reason(error)})") from None
     return gen, settings
 
 

@@ -96,8 +96,13 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def choose(settings: dict[str, Any], batch: int) -> Objective:
-    """The objective of these settings, for batches of that size; UserError where they don't fit."""
+def choose(
+    settings: dict[str, Any], batch: int, opts: dict[str, Optimizer] | None = None
+) -> Objective:
+    """The objective of these settings, for batches of that size; UserError where they don't fit.
+
+    opts: the optimisers by the names of their rates, lr_g and lr_d, if these are to change.
+    """
     loss, r1, r2, every = (settings[name] for name in ("loss", "r1", "r2", "gp_every"))
     smoothing, gp = settings["label_smoothing"], settings["gp"]
     wrong = []
@@ -118,6 +123,9 @@ def choose(settings: dict[str, Any], batch: int) -> Objective:
         changes |= {"d_weight": batch / 2, "g_weight": batch}
     if gp or r1 or r2:
         changes["penalty"] = partial(penalty, every * gp, every * r1, every * r2)
+    if opts and (settings["lr_decay"] != "none" or settings["instance_noise"]):
+        changes["schedule"] = schedule = Schedule(settings, opts)
+        changes |= {"seen": schedule.noisy} if settings["instance_noise"] else {}
     return OBJECTIVES[loss]._replace(**changes)
 
 
@@ -132,13 +140,12 @@ class Schedule:
     Rates that are tensors, and the noise's level, change in place: CUDA graphs read them there.
     """
 
-    def __init__(
-        self, settings: dict[str, Any], opts: dict[str, Optimizer], device: torch.device
-    ) -> None:
+    def __init__(self, settings: dict[str, Any], opts: dict[str, Optimizer]) -> None:
         """opts: the optimisers by the names of their rates, lr_g and lr_d."""
         self.kind, self.deviation = settings["lr_decay"], settings["instance_noise"]
         self.rates = [(opt.param_groups[0], settings[name]) for name, opt in opts.items()]
-        self.level = torch.full((), self.deviation, device=device)
+        weight = next(iter(opts.values())).param_groups[0]["params"][0]
+        self.level = torch.full((), self.deviation, device=weight.device)
 
     def __call__(self, done: float) -> None:
         """Set everything to what it is when a share `done` of the run is."""

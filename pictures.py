@@ -16,24 +16,62 @@ import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from GAN import ENDINGS, HERE, decode, no_pictures, one_line, regular, say, write_file
+from GAN import ENDINGS, FORMATS, HERE, UserError, say, show, write_file
 
 DEMO, N_DEMO = HERE / "data" / "demo", 4096  # avatar faces, until there are pictures
 LARGEST = 2**29  # bytes of a picture in a zip file: a small one may unpack to any size
 Files = list[tuple[str, int, int]]  # below data_dir: name, bytes, time of change in ns
 Member = tuple[str, str]  # a file below data_dir and, if it is a zip file, a name inside it
+
+
+def decode(file: Path | BinaryIO, side: int) -> bytes:
+    """A picture as side x side x 3 bytes: upright, over white, shorter side fitted, centre cut."""
+    with Image.open(file, formats=FORMATS) as opened:
+        opened.draft("RGB", (2 * side, 2 * side))  # spares most of the work on large JPEGs
+        image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith(("I", "F")):  # grey of 16 or 32 bits, which PIL would clip at 255
+        grey = np.nan_to_num(np.asarray(image, np.float32))
+        white = 65535 if image.mode != "F" else 1 if grey.max() <= 1 else 255
+        image = Image.fromarray((grey * (255 / white)).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC).tobytes()
+
+
+def one_line(text: str) -> str:
+    return text.replace("\n", "\\n").replace("\r", "\\r")
+
+
+def regular(path: Path) -> Path:
+    """The path of a file; an OSError if it is a folder, or a pipe, at which one would wait."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is no file")
+    return path
+
+
+def no_pictures(root: Path, skipped: Sequence[str] = ()) -> UserError:
+    missing = "" if root.exists() else ", which is not there"
+    return UserError(
+        f"No picture that can be read in {show(root)}{missing}. Put JPEG, PNG, WebP, BMP, GIF or "
+        f"TIFF files there, in folders or zip files, or name another place with --data_dir=..."
+        + "".join(f"\n  {line}" for line in skipped[:10])
+    )
 
 
 def list_files(root: Path, leave_out: Sequence[Path] = ()) -> Files:
@@ -198,3 +236,30 @@ def read_cache(cache: Path, side: int, key: str) -> tuple[Tensor, list[str]] | N
     warnings.filterwarnings("ignore", ".*not writable")  # nor does anybody write
     pixels = torch.from_numpy(np.memmap(cache, np.uint8, "r", shape=size))
     return pixels.view(-1, side, side, 3), about["skipped"]
+
+
+def read_ahead(data: Tensor, indices: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """What GAN.read_ahead() returns: pictures at each index.
+
+    Those that come from memory, or the disk behind it, a thread reads and copies to the device
+    while earlier ones are trained on; to CUDA from pinned memory, which is faster.
+    """
+    if data.is_cuda:
+        yield from (data[index] for index in indices)
+        return
+
+    def read(index: Tensor) -> Tensor:
+        pinned = device.type == "cuda"
+        rows = torch.empty(len(index), *data.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+        np.take(data.numpy(), index.numpy(), 0, rows.numpy(), "clip")  # torch would take all cores
+        return rows.to(device)
+
+    indices = iter(indices)
+    with ThreadPoolExecutor(1) as reader:
+        coming = [reader.submit(read, index) for index in islice(indices, 2)]
+        while coming:
+            coming += [reader.submit(read, index) for index in islice(indices, 1)]
+            rows = coming.pop(0).result()
+            if rows.is_cuda:  # made on the thread's stream: its memory waits for this one's use
+                rows.record_stream(torch.cuda.current_stream())
+            yield rows

@@ -40,6 +40,8 @@ sys.path.insert(0, str(HERE.parent))
 import evaluate  # noqa: E402
 import GAN  # noqa: E402
 import pictures  # noqa: E402
+import safety  # noqa: E402
+import settings  # noqa: E402
 from speed import cpu_name  # noqa: E402
 
 SIDE = 32
@@ -140,8 +142,7 @@ def fuzz_zips(folder: Path, chance: random.Random) -> Iterator[Case]:
     def case() -> str:
         (root / "x.zip").write_bytes(mutated(file.getvalue(), chance, [*whole.values()]))
         data, skipped = GAN.load_pictures(root, SIDE, folder / "img")
-        good = np.frombuffer(GAN.decode(root / "good.png", SIDE), np.uint8).reshape(SIDE, SIDE, 3)
-        assert np.array_equal(data[0].numpy(), good)
+        assert data[0].numpy().tobytes() == pictures.decode(root / "good.png", SIDE)
         return "skipped" if skipped else "read"
 
     while True:
@@ -197,7 +198,7 @@ def fuzz_checkpoints(folder: Path, chance: random.Random) -> Iterator[Case]:
     """A damaged checkpoint.pt or generator.pt is refused in a sentence, or has not changed."""
     out, _ = a_run(folder)
     wholes = {name: (out / name).read_bytes() for name in ("checkpoint.pt", "generator.pt")}
-    saved = {name: GAN.read_saved(out / name) for name in wholes}
+    saved = {name: safety.read_saved(out / name) for name in wholes}
 
     def case() -> str:
         name = chance.choice(list(wholes))
@@ -210,7 +211,7 @@ def fuzz_checkpoints(folder: Path, chance: random.Random) -> Iterator[Case]:
                     expected = saved[name]["generator"]
                     assert all(torch.equal(v, expected[k]) for k, v in net.state_dict().items())
                     return "read"
-                found = GAN.load_checkpoint(out, GAN.settings_now() | saved[name]["settings"])
+                found = safety.load_checkpoint(out, GAN.settings_now() | saved[name]["settings"])
             except GAN.UserError:
                 return "refused"
         assert found and same(found, saved[name])
@@ -237,7 +238,7 @@ STRANGE += [torch.zeros(0), torch.zeros(3), torch.zeros(2, 2, dtype=torch.long),
 def fuzz_contents(folder: Path, chance: random.Random) -> Iterator[Case]:
     """A whole checkpoint with strange contents is refused in a sentence, or trained on."""
     out, words = a_run(folder)
-    saved = GAN.read_saved(out / "checkpoint.pt")
+    saved = safety.read_saved(out / "checkpoint.pt")
 
     def change(node: Any) -> None:
         """Replace, take away or add something in a tree of dicts and lists."""
@@ -273,7 +274,7 @@ VALUES += ["\0", "96 ", "ü\n"]
 
 def fuzz_settings(folder: Path, chance: random.Random) -> Iterator[Case]:
     """Words and recipes are taken, all of them, or refused in a sentence, and none is taken."""
-    names = [*GAN.RULES, "", "n_epcoh", "__name__", "GAN", "data-dir", "ünï"]
+    names = [*settings.RULES, "", "n_epcoh", "__name__", "GAN", "data-dir", "ünï"]
 
     def value() -> str:
         if chance.random() < 0.2:
@@ -299,7 +300,7 @@ def fuzz_settings(folder: Path, chance: random.Random) -> Iterator[Case]:
             except GAN.UserError:
                 assert repr(GAN.settings_now()) == before
                 return "refused"
-        for name, rule in GAN.RULES.items():
+        for name, rule in settings.RULES.items():
             now = getattr(GAN, name)
             assert type(now) is rule[0] and rule[1](now)
         return "read"

@@ -32,7 +32,7 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import demo_faces  # noqa: E402
-import GAN  # noqa: E402
+import safety  # noqa: E402
 from fuzz import same  # noqa: E402
 from speed import cpu_name  # noqa: E402
 
@@ -54,7 +54,7 @@ def damaged(out: Path) -> list[str]:
     for path in sorted(out.glob("[!.]*")):
         try:
             if path.suffix == ".pt":
-                GAN.read_saved(path)
+                safety.read_saved(path)
             elif path.suffix == ".png":
                 with Image.open(path) as picture:
                     picture.load()
@@ -72,14 +72,14 @@ def position(out: Path) -> tuple[int, float]:
     """Steps and seconds of training in the last checkpoint that can be read."""
     for name in ("checkpoint.pt", "checkpoint-before.pt"):
         if (out / name).exists():
-            progress = GAN.read_saved(out / name)["progress"]
+            progress = safety.read_saved(out / name)["progress"]
             return progress["step"], progress["seconds"]
     return 0, 0.0
 
 
 def result(out: Path) -> list[Any]:
     """All that a finished run must have in common with others of its settings."""
-    saved = GAN.read_saved(out / "checkpoint.pt")
+    saved = safety.read_saved(out / "checkpoint.pt")
     history = [
         {k: v for k, v in row.items() if k not in CLOCK} for row in saved["progress"]["history"]
     ]

@@ -55,7 +55,7 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import GAN  # noqa: E402
-from objectives import Schedule  # noqa: E402
+from settings import read_recipe  # noqa: E402
 
 RECIPES = sorted(path.stem for path in (HERE.parent / "recipes").glob("*.py"))
 
@@ -95,7 +95,7 @@ def settings_of(system: str, name: str) -> dict[str, Any]:
     """All settings of a system's contender."""
     settings = GAN.settings_now()
     if system == "recipes":
-        return settings | GAN.read_recipe(f"recipes/{name}.py")
+        return settings | read_recipe(f"recipes/{name}.py")
     changes: dict[str, Any] = {}
     if system == "losses":
         system, changes = next(iter(SYSTEMS)), WAYS[name]
@@ -118,9 +118,8 @@ def ours(
     data = torch.randint(0, 256, (2048, size, size, 3), dtype=torch.uint8).to(machine.device)
     rng, sums = GAN.Rng(machine.device), torch.zeros(4, device=machine.device)
     order = torch.randperm(2048, device=machine.device).split(batch)
-    aim = GAN.choose_objective(settings, batch)
-    if settings["instance_noise"]:
-        aim = aim._replace(seen=Schedule(settings, {}, machine.device).noisy)
+    opts = {"lr_g": parts["opt_g"], "lr_d": parts["opt_d"]}
+    aim = GAN.choose_objective(settings, batch, opts)
     turns = GAN.build_turns(parts, machine, aim)
 
     def noise() -> Tensor:

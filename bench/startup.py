@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -35,7 +36,6 @@ SIDE = 96
 
 def decode(root: Path, processes: int) -> None:
     """Decode every picture in so many forked processes."""
-    import GAN
     import pictures
 
     members = pictures.list_members(root, pictures.list_files(root))
@@ -45,8 +45,10 @@ def decode(root: Path, processes: int) -> None:
             children.append(child)
             continue
         for name, member in members[k::processes]:
-            path = root / name
-            GAN.decode(io.BytesIO(pictures.open_zip(path).read(member)) if member else path, SIDE)
+            file: Any = root / name
+            if member:
+                file = io.BytesIO(pictures.open_zip(file).read(member))
+            pictures.decode(file, SIDE)
         os._exit(0)
     for child in children:
         assert os.waitpid(child, 0)[1] == 0

@@ -25,7 +25,7 @@ CPU = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu"
 
 
 def decoded(path: Path, side: int = SIDE) -> np.ndarray:
-    return np.frombuffer(GAN.decode(path, side), np.uint8).reshape(side, side, 3)
+    return np.frombuffer(pictures.decode(path, side), np.uint8).reshape(side, side, 3)
 
 
 def plain(color: object, mode: str = "RGB", size: tuple[int, int] = (40, 40)) -> Image.Image:

@@ -320,7 +320,8 @@ def test_where_there_can_be_no_score_training_goes_on(
     words = [f"--data_dir={faces}", "--n_epoch=2"]
     alone = tmp_path / "alone"
     alone.mkdir()
-    shutil.copy(ROOT / "GAN.py", alone)
+    for name in ("GAN.py", "settings.py"):
+        shutil.copy(ROOT / name, alone)
     said = gan(*words, LITE0, script=alone / "GAN.py").stdout
     assert said.count("Training goes on without scores and warnings: No module named") == 1
     assert len(rows(tmp_path / "img")) == 2

@@ -25,6 +25,7 @@ import torch
 
 import forked
 import GAN
+import safety
 from conftest import ROOT, TINY, Run
 from test_run import EVERYTHING, checkpoint, rows, same
 
@@ -96,7 +97,7 @@ def test_checkpoints_between_epochs(gan: Run, faces: Path, tmp_path: Path) -> No
         read_until("epoch 30/")
         run.kill()
     assert checkpoint(out)["progress"]["step"] > 10  # of the first epoch alone otherwise
-    assert GAN.read_saved(out / "checkpoint-before.pt")["progress"]["step"] > 5
+    assert safety.read_saved(out / "checkpoint-before.pt")["progress"]["step"] > 5
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -121,7 +122,7 @@ def test_a_damaged_checkpoint(gan: Run, faces: Path, tmp_path: Path, damage: str
     assert re.search(r"checkpoint.pt can't be read \(.+\): going on from the one before it", said)
     assert "epoch 3/6" in said and "epoch 2/6" not in said
     assert_equal_runs(whole, out)
-    GAN.read_saved(out / "checkpoint-before.pt")  # the damaged one has not taken its place
+    safety.read_saved(out / "checkpoint-before.pt")  # the damaged one has not taken its place
 
 
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
             whole[:i] + bytes([whole[i] ^ (1 << chance.randrange(8))]) + whole[i + 1 :]
         )
         try:
-            saved = GAN.read_saved(path)
+            saved = safety.read_saved(path)
         except Exception:
             noticed += 1
         else:
@@ -443,9 +444,9 @@ def test_a_fault_that_the_fuzzer_must_find(tmp_path: Path) -> None:
     guarded = "bad = pictures.decode_some("
     assert guarded in text
     (tmp_path / "bench" / "results").mkdir(parents=True)
-    for name in ("GAN.py", "pictures.py", "evaluate.py", "objectives.py", "bench/speed.py"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    broken = text.replace(guarded, "GAN.decode(folder / name, SIDE); " + guarded)
+    for path in [*ROOT.glob("*.py"), ROOT / "bench" / "speed.py"]:
+        shutil.copy(path, tmp_path / path.relative_to(ROOT))
+    broken = text.replace(guarded, "pictures.decode(folder / name, SIDE); " + guarded)
     (tmp_path / "bench" / "fuzz.py").write_text(broken, "utf-8")
     words = ["--only=pictures", "--cases=15", f"--out={tmp_path / 'fuzz.json'}"]
     done = forked.run([tmp_path / "bench" / "fuzz.py", *words])

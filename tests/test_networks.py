@@ -82,7 +82,7 @@ def test_batch_norm_in_all_but_the_outer_layers() -> None:
 def test_init_dcgan() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(*GAN.Generator(64, 100, 32), *GAN.Discriminator(64, 32, "batch"))
-    net.apply(GAN.init_dcgan)
+    GAN.init_dcgan(net)
     for m in net:
         if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
             mean = 1.0 if isinstance(m, nn.BatchNorm2d) else 0.0

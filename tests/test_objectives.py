@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import evaluate
 import GAN
+import settings
 from conftest import ROOT, TINY, Run
 from objectives import (
     OBJECTIVES,
@@ -236,7 +237,8 @@ def test_turns_take_pictures_as_they_are_read() -> None:
 
 
 def test_instance_noise_is_seen_by_the_discriminator_alone() -> None:
-    schedule = Schedule({"lr_decay": "none", "instance_noise": 0.4}, {}, CPU.device)
+    opts: dict[str, torch.optim.Optimizer] = {"lr_g": torch.optim.SGD([torch.zeros(1)])}
+    schedule = Schedule({"lr_decay": "none", "instance_noise": 0.4, "lr_g": 1.0}, opts)
     pictures = torch.zeros(50, 3, 32, 32)
     for done, level in ((0, 0.4), (0.25, 0.3), (1, 0)):
         schedule(done)
@@ -253,7 +255,7 @@ def test_a_schedule_changes_rates_where_they_are() -> None:
         "lr_d": torch.optim.SGD(weights[1:], lr=2.0),
     }
     words = {"lr_decay": "linear", "instance_noise": 0.0, "lr_g": 1.0, "lr_d": 2.0}
-    Schedule(words, opts, CPU.device)(0.75)
+    Schedule(words, opts)(0.75)
     assert rate.item() == 0.25 and opts["lr_g"].param_groups[0]["lr"] is rate
     assert opts["lr_d"].param_groups[0]["lr"] == 0.5
 
@@ -278,7 +280,8 @@ def test_no_biases_dropout_and_spectral_norm() -> None:
     middle = ["Conv2d", "BatchNorm2d", "LeakyReLU", "Dropout2d"]
     assert names == ["Conv2d", "LeakyReLU", "Dropout2d", *middle * 2, "Conv2d", "Flatten"]
     torch.manual_seed(0)
-    dis = GAN.Discriminator(32, 8, "spectral").apply(GAN.init_dcgan)
+    dis = GAN.Discriminator(32, 8, "spectral")
+    GAN.init_dcgan(dis)
     x = torch.randn(2, 3, 32, 32)
     for _ in range(50):  # each time, the estimate of the singular vectors gets better
         dis(x)
@@ -442,10 +445,10 @@ FACTS = {  # of the five reports
 
 @pytest.mark.parametrize("name", FACTS)
 def test_recipes_are_the_reports(name: str) -> None:
-    recipe = GAN.settings_now() | GAN.read_recipe(f"recipes/{name}.py")
+    recipe = GAN.settings_now() | settings.read_recipe(f"recipes/{name}.py")
     for word in FACTS[name].split():
-        for key, value in GAN.read_word(f"--{word}").items():
-            assert GAN.check(key, recipe[key]) == GAN.check(key, value), word
+        for key, value in settings.read_word(f"--{word}").items():
+            assert settings.check(key, recipe[key]) == settings.check(key, value), word
 
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 import GAN
+import rehearse
 from conftest import ROOT, TINY, Run, found
 
 COLUMNS = ["epoch", "loss_d", "loss_g", "d_real", "d_fake", "score", "floor", "variety", "novelty"]
@@ -97,7 +98,7 @@ def test_what_a_run_leaves_behind(gan: Run, faces: Path, tmp_path: Path) -> None
 
     about = json.loads((out / "settings.json").read_text())
     assert about["settings"]["n_epoch"] == 5 and about["settings"]["gen_fm"] == 4
-    assert set(about["settings"]) == set(GAN.RULES)
+    assert set(about["settings"]) == set(GAN.NAMES)
     assert about["versions"]["torch"] == torch.__version__
     assert about["pictures"] == 40
 
@@ -368,7 +369,8 @@ def copy_of_the_project(folder: Path, *names: str) -> Path:
 def test_a_fresh_clone_without_pictures_draws_avatars(
     gan: Run, faces: Path, tmp_path: Path
 ) -> None:
-    script = copy_of_the_project(tmp_path / "clone", "GAN.py", "pictures.py", "demo_faces.py")
+    names = ["GAN.py", "settings.py", "safety.py", "pictures.py", "demo_faces.py"]
+    script = copy_of_the_project(tmp_path / "clone", *names)
     said = gan("--n_epoch=1", "--img_dir=img", script=script, cwd=script.parent).stdout
     assert "avatar faces are drawn" in said and "24 pictures" in said
     demo = sorted((script.parent / "data" / "demo").glob("*.png"))
@@ -379,31 +381,49 @@ def test_a_fresh_clone_without_pictures_draws_avatars(
     assert "1 pictures" in gan("--n_epoch=3", script=script).stdout
 
 
-def test_gan_alone_in_an_empty_folder(gan: Run, faces: Path, tmp_path: Path) -> None:
+def set_at_its_top(script: Path, *words: str) -> None:
+    """Edit settings as a user does who has GAN.py alone."""
+    text = script.read_text("utf-8")
+    for word in words:
+        name, value = word.removeprefix("--").split("=")
+        value = value if value[0].isdigit() else repr(value)
+        text, n = re.subn(rf"^{name} = .*?(?=  #)", f"{name} = {value}", text, flags=re.M)
+        assert n == 1
+    script.write_text(text, "utf-8")
+
+
+def test_gan_alone_in_an_empty_folder(faces: Path, tmp_path: Path) -> None:
     script = copy_of_the_project(tmp_path / "alone", "GAN.py")
-    said = gan(code=1, script=script)
-    assert "No picture that can be read in" in said.stderr and "zip" not in said.stderr
-    data = script.parent / "data"
-    shutil.copytree(faces, data / "more", ignore=shutil.ignore_patterns(".GAN*"))
-    (data / "bad.png").write_bytes(b"no picture")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     bare = {k: v for k, v in os.environ.items() if k not in ("HOME", "DISPLAY", "XDG_CACHE_HOME")}
     (tmp_path / "file").write_text("")
     bare |= {"HOME": str(tmp_path / "file" / "home"), "MPLBACKEND": ""}
-    command = [sys.executable, str(script), *TINY, "--n_epoch=1"]
-    done = subprocess.run(
-        command, cwd=elsewhere, env=bare, check=True, timeout=300, capture_output=True, text=True
-    )
-    assert "40 pictures, 5 batches of 8" in done.stdout and "bad.png: cannot" in done.stdout
-    img = script.parent / "img"
+
+    def run(*words: str, code: int = 0) -> str:
+        command = [sys.executable, str(script), *words]
+        done = subprocess.run(
+            command, cwd=elsewhere, env=bare, check=False, timeout=300, capture_output=True,
+            text=True,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr if code else done.stdout
+
+    set_at_its_top(script, *TINY, "--n_epoch=1")
+    assert run(code=1).startswith("GAN.py: No picture that can be read in")
+    data, img = script.parent / "data", script.parent / "img"  # they lie beside GAN.py
+    shutil.copytree(faces, data / "more", ignore=shutil.ignore_patterns(".GAN*"))
+    (data / "bad.png").write_bytes(b"no picture")
+    said = run()
+    assert "40 pictures, 5 batches of 8" in said and "bad.png can't be read: cannot" in said
     assert len({tile.tobytes() for tile in tiles(img / "real.png")}) >= 40
-    gan(f"--data_dir={script.parent}", f"--img_dir={img}", "--n_epoch=2", script=script)
-    skipped = (img / "skipped.txt").read_text()
-    assert "data" in skipped and "img" not in skipped  # what it has drawn is not for training
-    assert (script.parent / "img" / "epoch-1.png").exists()  # img/ lies beside GAN.py
-    said = gan("--loss=hinge", code=1, script=script)
-    assert "need objectives.py beside GAN.py" in said.stderr
+    assert (img / "epoch-1-loss.png").exists() and len(rows(img)) == 1
+    set_at_its_top(script, f"--data_dir={script.parent}", "--n_epoch=2")
+    said = run()  # goes on, and what it has drawn is not for training
+    assert "40 pictures" in said and "epoch 2/2" in said and "epoch 1/2" not in said
+    assert "without settings.py beside it" in run("--n_epoch=3", code=1)
+    set_at_its_top(script, "--loss=hinge", "--n_epoch=3")
+    assert "need objectives.py beside GAN.py" in run(code=1)
     assert not any(elsewhere.iterdir())
 
 
@@ -436,9 +456,9 @@ def test_dry_run(gan: Run, faces: Path, tmp_path: Path) -> None:
 
 def test_long_runs_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
     machine = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
-    GAN.say_if_long(rate=100, left=100 * 1800, machine=machine)
+    rehearse.say_if_long(100, 100 * 1800, machine)
     assert capsys.readouterr().out == ""
-    GAN.say_if_long(rate=100, left=100 * 3600 * 3 + 6000, machine=machine)
+    rehearse.say_if_long(100, 100 * 3600 * 3 + 6000, machine)
     said = capsys.readouterr().out
     assert "At 100 pictures/s, this run takes 3:01:00" in said
     assert "python GAN.py recipes/quick96.py" in said
@@ -465,7 +485,7 @@ def test_a_signal_at_every_place_of_the_loop(
     """Ctrl-C arrives at the n-th call of a function, n = 1, 2, …; the run goes on as if not."""
     words = [*TINY, f"--data_dir={faces}", "--n_epoch=3", "--g_every=2", "--flip"]
     handlers = [(n, signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)]
-    for name in GAN.RULES:
+    for name in GAN.NAMES:
         monkeypatch.setattr(GAN, name, getattr(GAN, name))
 
     def run(out: Path, stop_at: int = 0) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import GAN
+import settings
 from conftest import ROOT, Run, found
 
 DEFAULTS = {
@@ -30,7 +31,7 @@ DEFAULTS = {
 
 @pytest.fixture(autouse=True)
 def keep_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in GAN.RULES:
+    for name in settings.RULES:
         monkeypatch.setattr(GAN, name, getattr(GAN, name))
 
 
@@ -46,7 +47,7 @@ def test_defaults_are_the_reports() -> None:
     assert {
         name: value for name, value in GAN.settings_now().items() if name in DEFAULTS
     } == DEFAULTS
-    assert set(GAN.RULES) == {*DEFAULTS, "ema", "seed"}
+    assert set(settings.RULES) == {*DEFAULTS, "ema", "seed"}
 
 
 def test_every_setting_has_a_rule_and_a_comment() -> None:
@@ -54,7 +55,7 @@ def test_every_setting_has_a_rule_and_a_comment() -> None:
     block = source.split("# ---- settings")[1].split("# ---- ")[0]
     lines = [line for line in block.split("\n")[1:] if line and not line.startswith("#")]
     names = [found(r"^([a-z]\w*) = .+  # .+", line)[0] for line in lines]
-    assert sorted(names) == sorted(GAN.RULES)
+    assert sorted(names) == sorted(settings.RULES)
 
 
 def test_help_lists_all_settings_with_default_and_comment(gan: Run) -> None:

@@ -1,0 +1,272 @@
+"""Keeps a run, whatever happens: kills, signals, full disks, damaged files, a second run beside it.
+
+RunFolder is what GAN.py uses where this file is there; without it, GAN.py writes and reads plainly.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import shlex
+import signal
+import sys
+import time
+import traceback
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+import GAN
+from GAN import UserError, say, show
+
+Writes = dict[Path, Callable[[Path], object]]  # files, and what writes them
+RUN_FILES = "real.png epoch-*.png losses.csv settings.json skipped.txt *.pt"
+RUN_FILES += " real-and-drawn.png timelapse.gif"
+WAYS_OUT = "choose another --img_dir, or begin anew with --fresh=True (the old run moves aside)"
+SHAPES = ["image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm", "kernel", "bias"]
+SHAPES += ["optim_g", "optim_d"]
+
+
+def reason(error: BaseException) -> str:
+    """An error in short: torch's go on with advice on its options."""
+    return str(error).partition("\n")[0].partition(". ")[0]
+
+
+def checked(path: Path) -> io.BytesIO:
+    """A copy of a file that torch.save() has written, of nothing but what its checksums confirm,
+    which torch.load() overlooks; an error, of many kinds, if something is damaged.
+    """
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(memory := io.BytesIO(), "w") as copy:
+        for part in archive.infolist():
+            copy.writestr(part.filename, archive.read(part))
+    memory.seek(0)
+    return memory
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """What torch.save() has written, as data: no code in it is run. Errors of many kinds."""
+    return torch.load(checked(path), map_location="cpu", weights_only=True)
+
+
+def check_progress(saved: dict[str, Any]) -> None:
+    """An error, of many kinds, if a checkpoint does not say how far a run of GAN.py is."""
+    p, noise_size = GAN.Progress(**saved["progress"]), saved["settings"]["noise_size"]
+    json.dumps({**saved["settings"]})  # plain values
+    if not (
+        p.fixed_noise.shape == (64, noise_size, 1, 1)
+        and p.sums.shape == (4,)
+        and torch.equal(p.order.sort()[0], torch.arange(len(p.order)))
+        and all(type(n) is int and 0 <= n < 2**63 for n in (p.epoch, p.batch, p.step, p.images))
+        and math.isfinite(p.seconds)
+        and all(math.isfinite(row[k]) for row in p.history for k in ("epoch", "images", "seconds"))
+    ):
+        raise ValueError("its progress makes no sense")
+
+
+def load_checkpoint(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The last good checkpoint in out, None without any; UserError where settings don't fit it."""
+    saved, said = None, ""
+    for path in (out / "checkpoint.pt", out / "checkpoint-before.pt"):
+        if saved or not path.exists():
+            continue
+        try:
+            saved = read_saved(path)
+            if saved["format"] != GAN.FORMAT:
+                raise ValueError(f"it is of another version, {saved['format']}")
+            check_progress(saved)
+        except Exception as error:  # there are many kinds
+            saved, said = None, said or f"{show(path)} can't be read ({reason(error)})"
+    if not saved:
+        if said:
+            raise UserError(f"{said}: {WAYS_OUT}.")
+        return None
+    if said:
+        say(f"{said}: going on from the one before it.")
+    compare(out, saved["settings"], settings)
+    return saved
+
+
+def compare(out: Path, old: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Say what has changed since a checkpoint; UserError where it can't be gone on from."""
+    old = {"kernel": 4, "bias": True, "optim_g": "adam", "optim_d": "adam"} | old  # once fixed
+    changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
+    if other := ", ".join(changed[name] for name in SHAPES if name in changed):
+        raise UserError(
+            f"{show(out)} holds a run of other networks or optimisers ({other}): {WAYS_OUT}."
+        )
+    for name in sorted(changed.keys() - {"img_dir", "n_epoch", "fresh", "dry_run"}):
+        too_late = ", too late to have an effect" if name in ("init", "seed") else ""
+        say(f"changed since the checkpoint: {changed[name]}{too_late}")
+    if "n_epoch" in changed and (settings["lr_decay"] != "none" or settings["instance_noise"]):
+        say(f"{changed['n_epoch']}: learning rates or noise are now those of a run of that length")
+
+
+def keep_before(path: Path) -> None:
+    """Copy a checkpoint that is to be replaced, if it is undamaged, to checkpoint-before.pt."""
+    with suppress(Exception):  # there is none, or a damaged one
+        checked(path)
+        before = path.with_stem("checkpoint-before")
+        GAN.write_file(before, lambda file: file.write(path.read_bytes()))
+
+
+class RunFolder(GAN.RunFolder):
+    """The folder of one run at a time: a thread writes it while training goes on.
+
+    What can't be written (no room, no permission) costs a warning, and is tried again with the next
+    save. Beside each checkpoint stays the one before it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Lock the folder, as a dead process no longer does; UserError if another one has."""
+        super().__init__(path)
+        path.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(path / ".lock")
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            who = "another process"
+            with suppress(OSError, ValueError, KeyError):
+                about = json.loads((path / "settings.json").read_text("utf-8"))
+                who = f"process {about['process']}"
+            raise UserError(f"{who} trains into {show(path)}: choose another --img_dir.") from None
+        except NotImplementedError:  # a file system without locks
+            pass
+        for left in path.glob(".*.tmp"):  # by a process that was killed: it is nobody else's
+            left.unlink()
+        self.waiting: Writes = {}
+        self.said = ""
+        # Else drawing curves, in the thread, holds training up for 5 ms a time.
+        sys.setswitchinterval(1e-4)
+        self.thread = ThreadPoolExecutor(1)
+        self.working = self.thread.submit(bool)
+
+    def begin(self, fresh: bool, skipped: list[str]) -> None:
+        """Before training: move the files of an earlier run that has learnt something, unless it
+        goes on, into run-1, run-2, ...; say what is wrong with skipped pictures; catch signals.
+        """
+        if fresh or not any(self.path.glob("checkpoint*.pt")):
+            files = sorted({p for pattern in RUN_FILES.split() for p in self.path.glob(pattern)})
+            if any(path.suffix == ".pt" or path.name.startswith("epoch-") for path in files):
+                aside = next(p for n in count(1) if not (p := self.path / f"run-{n}").exists())
+                aside.mkdir()
+                for path in files:
+                    path.rename(aside / path.name)
+                say(f"The earlier run is now in {show(aside)}.")
+        save_skipped(self.path / "skipped.txt", skipped)
+        self.catch_signals()
+        if GAN.score_by != "none":
+            self.thread.submit(GAN.sibling, "evaluate")  # importing it takes seconds
+
+    def catch_signals(self) -> None:
+        """Let Ctrl-C and the like ask training to stop; a second one ends it at once."""
+
+        def catch(number: int, frame: object) -> None:
+            if self.caught:
+                raise KeyboardInterrupt
+            self.caught.append(number)
+
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last: the terminal is closed
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            ignored = name == "SIGHUP" and number and signal.getsignal(number) == signal.SIG_IGN
+            if number and not ignored:  # as nohup wants it
+                signal.signal(number, catch)
+
+    def load(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+        return load_checkpoint(self.path, settings)
+
+    def write(self, files: Writes) -> None:
+        """Write these, in their order, after those before them; a later one of a name wins."""
+        self.working.result()
+        self.busy = True
+        for path in files:
+            self.waiting.pop(path, None)
+        self.waiting |= files
+        self.working = self.thread.submit(self.write_waiting)
+
+    def write_waiting(self) -> bool:
+        """Write what waits; whether that succeeded."""
+        wrong = ""
+        for path, write in list(self.waiting.items()):
+            try:
+                if path.name == "checkpoint.pt":
+                    keep_before(path)
+                write(path)
+                del self.waiting[path]
+            except (OSError, MemoryError) as error:
+                why = getattr(error, "strerror", None) or "out of memory"
+                wrong = wrong or f"{show(path)} can't be written ({why})"
+            except Exception as error:  # whatever it is, it must not cost what is learnt
+                del self.waiting[path]
+                say(f"{show(path)} is left out: {error!r}")
+        if wrong and wrong != self.said:
+            say(f"{wrong}. It is tried again with the next save.")
+        self.said, self.busy = wrong, False
+        return not wrong
+
+    def finish(self, epoch: int) -> None:
+        """Wait until all is written; after a signal in the middle of a run, which is in that epoch
+        then, end the program with the conventional status.
+        """
+        for tries in count():
+            if self.working.result():
+                break
+            if self.caught:
+                raise UserError("stopped; what is named above is not saved, but the save before.")
+            if tries == 0:
+                say("Make room or a way for it, or give it up with Ctrl-C.")
+            time.sleep(5)
+            self.write({})
+        if self.caught and epoch <= GAN.n_epoch:
+            words = [word for word in sys.argv if not word.startswith("--fresh")]
+            again = shlex.join(words + ["--fresh=False"] * GAN.fresh)
+            say(f"Stopped in epoch {epoch} with everything saved. To go on: python {again}")
+            sys.exit(128 + self.caught[0])
+
+    def close(self) -> None:
+        """Write what is on its way, and give the folder free."""
+        self.thread.shutdown()
+        self.lock.release()
+
+
+def save_skipped(path: Path, skipped: list[str]) -> None:
+    """Write what is wrong with each picture that can't be read, and say it of the first ten."""
+    path.unlink(missing_ok=True)
+    if skipped:
+        text = "".join(f"{line}\n" for line in skipped)
+        GAN.write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+        some = "".join(f"\n  {line}" for line in skipped[:10])
+        say(f"{len(skipped)} pictures can't be read; {show(path)} names them all:{some}")
+
+
+def explain(error: BaseException) -> str:
+    """What a user is to know and to do when a run of GAN.py has ended with an error;
+    "" for an error of the program, which should show its traceback.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped at once. Start again: it goes on from its last save."
+    if isinstance(error, ImportError):
+        return str(error)
+    if isinstance(error, OSError):
+        what = str(error).strip().split("\n")[-1]  # a worker's comes with its traceback
+        return f"{what}. See to that, and start again: it goes on from its last save."
+    if GAN.deterministic and "deterministic" in str(error):
+        return f"deterministic=True is not possible here: {reason(error)}"
+    short = re.search("out of memory|(allocate|enough) memory", str(error))
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and short):
+        if isinstance(error, torch.OutOfMemoryError) and GAN.sibling("rehearse"):
+            traceback.clear_frames(error.__traceback__)  # and what they hold of the GPU's memory
+            return f"out of memory. {GAN.sibling('rehearse').advice_on_memory()}"
+        return "out of memory. Use a smaller --batch_size, or --gen_fm and --dis_fm."
+    if "restore" in {call.name for call in traceback.extract_tb(error.__traceback__)}:
+        out = show(GAN.full_path(GAN.img_dir))  # there are many kinds of errors in what is not ours
+        return f"{out} holds no run of GAN.py ({reason(error)})"
+    return ""

@@ -1,0 +1,153 @@
+"""Reads settings from recipes and --name=value words, and says all that is wrong with them.
+
+Without this file, GAN.py takes its settings from its top, as they are.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import GAN
+from GAN import HERE, UserError, choose_objective, full_path, say, settings_now
+
+Rule = tuple[type, Callable[[Any], Any], str]  # type, test, and both in words
+
+
+def from_up(least: int) -> Rule:
+    return int, lambda v: least <= v < 2**63, f"a whole number from {least} up"
+
+
+def one_of(*choices: Any) -> Rule:
+    return type(choices[0]), lambda v: v in choices, "one of " + ", ".join(map(str, choices))
+
+
+NOT_NEGATIVE: Rule = float, lambda v: 0 <= v < math.inf, "a number from 0 up"
+BELOW_ONE: Rule = float, lambda v: 0 <= v < 1, "a number from 0 to below 1"
+SCORES = ["none", "lite0", "inception-v3-compat", "clip-vit-b-32", "clip-vit-l-14"]
+SCORES += [f"dinov2-vit-{size}-14" for size in "sbl"]
+RULES: dict[str, Rule] = {
+    name: rule
+    for names, rule in (
+        ("data_dir img_dir device", (str, lambda v: v.strip() and "\0" not in v, "a name")),
+        ("noise_size gen_fm dis_fm batch_size d_every g_every n_epoch save_every", from_up(1)),
+        ("gp_every", from_up(1)),
+        ("ema seed score_every", from_up(0)),
+        ("flip fresh dry_run compile bias deterministic", (bool, lambda v: True, "True or False")),
+        ("lr_g lr_d checkpoint_minutes", (float, lambda v: 0 < v < math.inf, "a number above 0")),
+        ("gp r1 r2 weight_decay_g weight_decay_d instance_noise", NOT_NEGATIVE),
+        ("beta1_g beta1_d beta2_g beta2_d dis_dropout label_smoothing", BELOW_ONE),
+        ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
+        ("kernel", one_of(4, 5)),
+        ("dis_norm", one_of("none", "batch", "spectral")),
+        ("loss", one_of("bce", "bce-sum", "hinge", "wgan-gp", "rpgan")),
+        ("optim_g optim_d", one_of("adam", "sgd")),
+        ("lr_decay", one_of("none", "linear", "cosine")),
+        ("init", one_of("torch", "dcgan")),
+        ("precision", one_of("auto", "fp32", "bf16", "fp16")),
+        ("score_by", one_of(*SCORES)),
+        ("score_weights", (str, lambda v: "\0" not in v, "the name of a file")),
+    )
+    for name in names.split()
+}
+
+
+@contextmanager
+def gathered(wrong: list[str]) -> Iterator[None]:
+    """Puts a UserError's text on a list, so that a user hears of all that is wrong at once."""
+    try:
+        yield
+    except UserError as error:
+        wrong.append(str(error))
+
+
+def check(name: str, value: Any) -> Any:
+    """The value of a setting in its right type; UserError says what it must be instead."""
+    if name not in RULES:
+        near = difflib.get_close_matches(name.replace("-", "_"), RULES, n=1)
+        hint = f"is it {near[0]}?" if near else "python GAN.py --help lists them."
+        raise UserError(f"no setting is called {name}: {hint}")
+    kind, test, words = RULES[name]
+    whole = type(value) is float and value.is_integer()
+    if (kind is int and whole) or (kind is float and type(value) is int):
+        value = kind(value)  # 5e4 for a number of pictures, 1 for 1.0
+    if type(value) is not kind or not test(value):
+        raise UserError(f"{name} must be {words}, not {value!r}")
+    return value
+
+
+def read_word(word: str) -> dict[str, Any]:
+    """The setting in `--name=value`; a switch needs no `=True`, a text no quotes."""
+    name, equals, text = word.removeprefix("--").partition("=")
+    kind = RULES[name][0] if name in RULES else str
+    if not equals and name in RULES and kind is not bool:
+        raise UserError(f"write --{name}=VALUE, with nothing around the =")
+    if name in ("data_dir", "img_dir", "score_weights") and text.strip() and "\0" not in text:
+        return {name: os.path.realpath(os.path.expanduser(text))}  # from where the user is
+    if kind is not str:
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return {name: ast.literal_eval(text.capitalize() if equals else "True")}
+    return {name: text}
+
+
+def read_recipe(word: str) -> dict[str, Any]:
+    """The `name = value` lines of a recipe, which is read, never run: values are plain."""
+    path = None
+    with suppress(OSError, ValueError):  # a name that is too long
+        path = next((path for path in (Path(word), HERE / word) if path.is_file()), None)
+    if path is None or not word.endswith(".py"):
+        raise UserError(f"{word} is neither --name=value nor a recipe (a .py file that is there)")
+    values = {}
+    try:
+        for number, node in enumerate(ast.parse(path.read_text("utf-8-sig")).body):
+            match node:
+                case ast.Assign([ast.Name(name)], ast.Constant(value)):
+                    values[name] = value
+                case ast.Expr(ast.Constant(str())) if number == 0:
+                    pass  # the docstring
+                case _:
+                    raise ValueError(f"line {node.lineno} is not of the form name = value")
+    except (ValueError, SyntaxError, OSError, MemoryError, RecursionError) as error:
+        raise UserError(f"{word} is not a recipe: {error}") from None
+    return values
+
+
+def read(words: list[str]) -> dict[str, Any]:
+    """All settings, with recipes and --name=value words over those of GAN.py; later words win.
+
+    UserError tells all that is wrong with them; --help prints them, and ends the program.
+    """
+    if {"-h", "--help"} & set(words):
+        block = Path(GAN.__file__).read_text("utf-8").split("# ---- settings")[1].split("# ---- ")
+        print(f"{GAN.__doc__}\nSettings, as --name=value:\n{block[0].strip(' -')}")
+        sys.exit()
+    given: dict[str, Any] = {}
+    wrong: list[str] = []
+    for word in words:
+        with gathered(wrong):
+            given |= read_word(word) if word.startswith("--") else read_recipe(word)
+    values = settings_now() | given
+    for name, value in values.items():
+        with gathered(wrong):
+            values[name] = check(name, value)
+    if not wrong:  # do they fit each other?
+        with gathered(wrong):
+            choose_objective(values, values["batch_size"])
+        weights, by = values["score_weights"], values["score_by"]
+        if weights and by in ("none", "lite0"):
+            wrong.append(f"score_weights is for other networks: score_by is {by}")
+        elif weights and not full_path(weights).is_file():
+            wrong.append(f"score_weights: there is no file {weights}")
+    if wrong:
+        raise UserError("\n  ".join(wrong))
+    for name in given.keys() & {"beta1_g", "beta2_g", "beta1_d", "beta2_d"}:
+        if values[f"optim_{name[-1]}"] == "sgd":
+            say(f"{name} is Adam's: it has no effect with optim_{name[-1]}=sgd")
+    return values
