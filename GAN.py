@@ -837,9 +837,10 @@ def train(folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int) -> li
                 if now > folder.saved_at + 60 * checkpoint_minutes and p.batch < n_batch:
                     check_losses(p.sums.tolist(), p.epoch, (gen, dis))
                     folder.save(p.history, snapshot(parts, rng, p, settings))
-                if not told and p.seconds > before + 10 and (rehearsal := sibling("rehearse")):
+                if not told and p.seconds > before + 10:
                     told, speed = True, (done - first) * batch / (p.seconds - before)
-                    rehearsal.say_if_long(speed, (total - done) * batch, machine)
+                    if rehearsal := sibling("rehearse"):
+                        rehearsal.say_if_long(speed, (total - done) * batch, machine)
                 if folder.caught:
                     break
             sums = p.sums.tolist()  # waits for the device, so that the clock below is right

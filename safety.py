@@ -146,8 +146,8 @@ class RunFolder(GAN.RunFolder):
         self.said = ""
         # Else drawing curves, in the thread, holds training up for 5 ms a time.
         sys.setswitchinterval(1e-4)
-        self.thread = ThreadPoolExecutor(1)
-        self.working = self.thread.submit(bool)
+        self.threads = ThreadPoolExecutor(2)  # one writes, the other one imports
+        self.working = self.threads.submit(bool)
 
     def begin(self, fresh: bool, skipped: list[str]) -> None:
         """Before training: move the files of an earlier run that has learnt something, unless it
@@ -164,7 +164,7 @@ class RunFolder(GAN.RunFolder):
         save_skipped(self.path / "skipped.txt", skipped)
         self.catch_signals()
         if GAN.score_by != "none":
-            self.thread.submit(GAN.sibling, "evaluate")  # importing it takes seconds
+            self.threads.submit(GAN.sibling, "evaluate")  # importing it takes seconds
 
     def catch_signals(self) -> None:
         """Let Ctrl-C and the like ask training to stop; a second one ends it at once."""
@@ -190,7 +190,7 @@ class RunFolder(GAN.RunFolder):
         for path in files:
             self.waiting.pop(path, None)
         self.waiting |= files
-        self.working = self.thread.submit(self.write_waiting)
+        self.working = self.threads.submit(self.write_waiting)
 
     def write_waiting(self) -> bool:
         """Write what waits; whether that succeeded."""
@@ -233,7 +233,7 @@ class RunFolder(GAN.RunFolder):
 
     def close(self) -> None:
         """Write what is on its way, and give the folder free."""
-        self.thread.shutdown()
+        self.threads.shutdown()
         self.lock.release()
 
 

@@ -4,6 +4,9 @@ With init_on64, sgd64 and sgd_init64 it compares first weights and optimisers. I
 converge alike with both kinds of first weights, and G lower with the DCGAN paper's. The report
 leaves open width, D's norm, batch, rates and epochs: here they are the tutorial's (64 maps, batch
 norm, 128, 2e-4) and 25; and its k, the steps of D to one of G: here 1.
+
+Run with 32 maps, 7 epochs of 28,399 faces on a core of an AMD EPYC (Zen 3) that was shared: 45 min;
+faces with hair and eyes (report.md).
 """
 
 img_dir = "img/init_off64"

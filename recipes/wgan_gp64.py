@@ -5,6 +5,9 @@ gan_sgd64 gives. The report has batch norm in the critic; the paper (Gulrajani e
 advises against it, for the penalty is meant for single pictures, and so there is none here. Width
 is open (here 64), and so is the number of the critic's steps to one of G (here one; the paper has
 five).
+
+Run with 32 maps, 30 epochs of 9,467 faces on a core of an AMD EPYC (Zen 3) that was shared: 2 h
+5 min, blurred heads, no sooner than gan_sgd64 with lower rates (report.md).
 """
 
 img_dir = "img/wgan_gp64"
