@@ -31,7 +31,6 @@ import io
 import json
 import math
 import os
-import platform
 import shlex
 import sys
 import time
@@ -52,7 +51,7 @@ from torch import Generator as Rng, Tensor, nn
 from torch.nn import Module
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import SGD, Adam, Optimizer
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from tqdm import tqdm
 
 # ---- settings ------------------------------------------------------------------------------------
@@ -220,7 +219,9 @@ def full_path(text: str) -> Path:
 
 def show(path: Path) -> str:
     """A path, from the current folder if it lies below it."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    with suppress(OSError, ValueError):  # the current folder is gone; the path lies elsewhere
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -233,6 +234,9 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # of a full disk, which has no name to it
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -592,7 +596,6 @@ def save_curves(path: Path, history: list[Dict]) -> None:
 
 def save_settings(path: Path, settings: Dict, machine: Machine, n_pictures: int) -> None:
     about = {"settings": settings, "pictures": n_pictures, "command": shlex.join(sys.argv)}
-    about |= {"process": f"{os.getpid()} on {platform.node()}"}
     about |= {"device": machine.name, "precision": str(machine.dtype), "date": time.ctime()}
     versions = {"python": sys.version.split()[0], "torch": torch.__version__}
     about |= {"versions": versions | {p: version(p) for p in ("torchvision", "numpy", "pillow")}}
@@ -616,6 +619,7 @@ class Progress:
     step: int = 0  # batches of the whole run
     images: int = 0  # pictures of the whole run
     seconds: float = 0.0  # of training, over all sessions
+    sample: int = 0  # sum of the bytes of some pictures, which tells others from them
     history: list[Dict] = field(default_factory=list)
 
 
@@ -704,14 +708,22 @@ class RunFolder:
             self.saved_at = now
         self.write(files)
 
+    def due(self) -> bool:
+        """Whether the last checkpoint is checkpoint_minutes old."""
+        return time.perf_counter() > self.saved_at + 60 * checkpoint_minutes
+
     def write(self, files: dict[Path, Any]) -> None:
         for path, write in files.items():
             write(path)
 
-    def nothing(self, *_: Any, **__: Any) -> None:
-        """What the plain way does before and after training, and to let the folder go."""
+    def judge(self, *_: Any) -> tuple[bool, list[str]]:
+        """Score a generator: whether it is the best so far, and what is wrong with the run."""
+        return False, []
 
-    begin = finish = close = nothing
+    def nothing(self, *_: Any, **__: Any) -> None:
+        """What the plain way does before training, at each step, after, and to let all go."""
+
+    begin = tell = finish = close = nothing
 
 
 # ---- train() -------------------------------------------------------------------------------------
@@ -736,27 +748,15 @@ def in_words(row: Dict) -> str:
     return "  ".join(words)
 
 
-def check_losses(sums: list[float], epoch: int, nets: Iterable[Module]) -> None:
-    """UserError, before anything bad is saved, if an epoch's losses or weights are not finite."""
-    norms = torch._foreach_norm([weight for net in nets for weight in net.parameters()])
-    if not all(map(math.isfinite, [*sums, *torch.stack(norms).tolist()])):
+def check_losses(sums: list[float], epoch: int, parts: Dict) -> None:
+    """UserError, before it is saved, if in networks, optimisers or losses anything is infinite."""
+    values = [v for part in parts.values() for v in tree_leaves(part.state_dict())]
+    largest = [v.abs().amax() for v in values if isinstance(v, Tensor) and v.is_floating_point()]
+    if not all(map(math.isfinite, [*sums, *map(float, largest)])):
         raise UserError(
             f"in epoch {epoch} the losses are no longer numbers. Start again, from the last good "
-            "state, with lower --lr_g and --lr_d, penalties (gp, r1, r2) or --precision=fp32."
+            "state, with lower --lr_g and --lr_d, other penalties (gp, r1, r2) or --precision=fp32."
         )
-
-
-def load_judge(*args: Any) -> Callable[[Module, list[Dict]], tuple[bool, list[str]]]:
-    """What scores a generator, says if that is the best and what is wrong: evaluate.py's."""
-    try:
-        from evaluate import scorer_of_run
-
-        return scorer_of_run(*args)
-    except (UserError, ImportError, RuntimeError) as error:  # the last: of mismatched packages
-        say(f"Training goes on without scores and warnings: {error}.")
-        if isinstance(error, ImportError):
-            say("They need evaluate.py beside GAN.py, and: pip install -r requirements.txt")
-        return lambda gen, history: (False, [])
 
 
 def save_history(path: Path, history: list[Dict]) -> None:
@@ -786,12 +786,15 @@ def train(folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int) -> li
     n_batch = len(data) // batch
     total = n_epoch * n_batch
     rng = Rng(machine.device).manual_seed(seed)
+    some = data[torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64].to(data.device)]
     p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
     p = restore(saved, parts, rng, data, batch) if saved else p
-    save_settings(out / "settings.json", settings, machine, len(data))
-    some = torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64].to(data.device)
-    some_real = to_real(data[some], machine).cpu()
-    folder.write({out / "real.png": partial(save_grid, pictures=some_real)})
+    if p.sample not in (0, sample := int(some.sum())):
+        say("These are other pictures than before.")
+    p.sample = sample
+    about = partial(save_settings, settings=settings, machine=machine, n_pictures=len(data))
+    real_png = partial(save_grid, pictures=to_real(some, machine).cpu())
+    folder.write({out / "settings.json": about, out / "real.png": real_png})
     say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine.name}")
     weights = [sum(w.numel() for w in net.parameters()) for net in (gen, dis)]
     say(f"generator {weights[0]:,} weights, discriminator {weights[1]:,}; look into {show(out)}")
@@ -809,7 +812,6 @@ def train(folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int) -> li
         return step % d_every == 0 or (aim.paired and step % g_every == 0)
 
     done = (p.epoch - 1) * n_batch + p.batch
-    judge, first, before, told = None, done, p.seconds, False
     with tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None) as bar:
         while p.epoch <= n_epoch and not folder.caught:
             bar.set_description(f"epoch {p.epoch}/{n_epoch}")
@@ -834,17 +836,14 @@ def train(folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int) -> li
                 bar.update()
                 now = time.perf_counter()
                 p.seconds, start = p.seconds + now - start, now
-                if now > folder.saved_at + 60 * checkpoint_minutes and p.batch < n_batch:
-                    check_losses(p.sums.tolist(), p.epoch, (gen, dis))
+                if folder.due() and p.batch < n_batch:
+                    check_losses(p.sums.tolist(), p.epoch, parts)
                     folder.save(p.history, snapshot(parts, rng, p, settings))
-                if not told and p.seconds > before + 10:
-                    told, speed = True, (done - first) * batch / (p.seconds - before)
-                    if rehearsal := sibling("rehearse"):
-                        rehearsal.say_if_long(speed, (total - done) * batch, machine)
+                folder.tell(p.seconds, p.images, (total - done) * batch, machine)
                 if folder.caught:
                     break
             sums = p.sums.tolist()  # waits for the device, so that the clock below is right
-            check_losses(sums, p.epoch, (gen, dis))
+            check_losses(sums, p.epoch, parts)
             p.seconds += time.perf_counter() - start
             if p.batch < n_batch:
                 break
@@ -854,14 +853,13 @@ def train(folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int) -> li
             save = end or p.epoch % save_every == 0
             best, remarks = False, list[str]()
             if (end or p.epoch % (score_every or save_every) == 0) and score_by != "none":
-                judge = judge or load_judge(data, settings, machine, out)
-                best, remarks = judge(average, p.history)
+                best, remarks = folder.judge(average, p.history, data, settings, machine)
             bar.set_postfix_str(losses := in_words(row))
             rate = f"{row['images_per_second']:.0f} pictures/s"
             say("\n".join([f"epoch {p.epoch}/{n_epoch}  {losses}  {rate}", *remarks]))
             p.epoch, p.batch = p.epoch + 1, 0
             grid = draw(average, p.fixed_noise).cpu() if save else None
-            whole = snapshot(parts, rng, p, settings) if save or best else {}
+            whole = snapshot(parts, rng, p, settings) if save or best or folder.due() else {}
             folder.save(p.history, whole, grid, best)
         if folder.caught:
             folder.save(p.history, snapshot(parts, rng, p, settings))
@@ -891,9 +889,9 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"GAN.py: {error}")
     except (Exception, KeyboardInterrupt) as error:
-        if not (safety and (text := safety.explain(error))):
-            raise
-        sys.exit(f"GAN.py: {text}")
+        if safety:
+            safety.exit_with(error)
+        raise
 
 
 if __name__ == "__main__":

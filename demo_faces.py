@@ -8,11 +8,15 @@ of hair, eyes, mouth and colours from the avatar set of getavataaars.com, croppe
 """
 
 import colorsys
+import ctypes
 import re
+import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -130,6 +134,13 @@ def save_face(index: int, folder: Path, size: int, seed: int) -> None:
     (folder / f"{index:05d}.png").write_bytes(png)
 
 
+def belong_to_parent() -> None:
+    """A worker leaves Ctrl-C, which reaches it too, to its parent, and dies with it (on Linux)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def draw(folder: Path, n: int = 4096, size: int = 192, seed: int = 0) -> None:
     """Fills `folder` with n faces, size x size PNG; does nothing if it holds PNG files already.
 
@@ -141,14 +152,15 @@ def draw(folder: Path, n: int = 4096, size: int = 192, seed: int = 0) -> None:
     if folder.exists():
         folder.rmdir()  # it is empty, or this raises before any work is done
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(".drawing-*"):  # by a process that was killed
+        if time.time() - left.stat().st_mtime > 3600:
+            shutil.rmtree(left, ignore_errors=True)
     # All or nothing: the faces move to `folder` once all are drawn; whatever ends this early
     # removes them.
     with TemporaryDirectory(prefix=".drawing-", dir=folder.parent) as scratch:
         part = Path(scratch, "faces")
         part.mkdir()
-        # Ctrl-C reaches the workers too. They ignore it: it is for this process to stop them.
-        ignore = (signal.SIGINT, signal.SIG_IGN)
-        with ProcessPoolExecutor(initializer=signal.signal, initargs=ignore) as pool:
+        with ProcessPoolExecutor(initializer=belong_to_parent) as pool:
             try:
                 save = partial(save_face, folder=part, size=size, seed=seed)
                 early: list[int] = []  # a Ctrl-C while the workers start would hang them or be lost

@@ -57,6 +57,7 @@ STUCK = 1000  # steps of the generator without a better score that are too many
 N_SCORE = 1000  # pictures of each kind behind a score while training: it depends on their number
 N_THUMBNAILS = 50_000  # training pictures, at most, among which the nearest is looked for
 N_NEAREST = 500  # drawn pictures whose nearest is looked for
+STATISTICS = {"mu", "sigma", "floor", "apart", "key"}  # what is known of real pictures
 SAME = 0.05  # distance below which features or thumbnails are of the same picture
 Row = dict[str, Any]  # of losses.csv
 Statistics = dict[str, np.ndarray]  # mean "mu" (F,) and covariance "sigma" (F, F) of features
@@ -340,7 +341,7 @@ class Scorer:
         for place in places:
             with suppress(Exception):  # not there, or damaged
                 known = safety.read_saved(place / name)
-                if known["key"] == key:
+                if known["key"] == key and known.keys() == STATISTICS:
                     return known
         features = look(self.network, [real], len(real), "looking at real pictures")[0]
         half, other = features.split(self.n)
@@ -349,7 +350,7 @@ class Scorer:
         known["apart"] = nearest(half, half, 1, 0, SAME)[0].median()
         for place in places:
             with suppress(OSError):
-                GAN.write_file(place / name, lambda file: torch.save(known, file))
+                GAN.save_tensors(place / name, known)
                 break
         return known
 
@@ -507,7 +508,7 @@ PRINTED = {  # how the measures are called on the screen, and which way is bette
 def load_generator(path: Path) -> tuple[Module, dict[str, Any]]:
     """A generator that GAN.py has saved, and the settings that it was trained with."""
     try:
-        saved = safety.read_saved(path)
+        saved = safety.read_ours(path)
         if "parts" in saved:
             raise ValueError("it is a checkpoint; generator.pt lies beside it")
         settings = saved["settings"]

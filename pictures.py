@@ -31,10 +31,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+import GAN
 from GAN import ENDINGS, FORMATS, HERE, UserError, say, show, write_file
 
 DEMO, N_DEMO = HERE / "data" / "demo", 4096  # avatar faces, until there are pictures
-LARGEST = 2**29  # bytes of a picture in a zip file: a small one may unpack to any size
+# Small files may unpack to any size: the bytes of a picture in a zip file, the pixels of a picture
+# (a JPEG's after it is read smaller), each of which takes up to 16 bytes on the way.
+MOST_BYTES, MOST_PIXELS = 2**29, 2**26
 Files = list[tuple[str, int, int]]  # below data_dir: name, bytes, time of change in ns
 Member = tuple[str, str]  # a file below data_dir and, if it is a zip file, a name inside it
 
@@ -43,6 +46,8 @@ def decode(file: Path | BinaryIO, side: int) -> bytes:
     """A picture as side x side x 3 bytes: upright, over white, shorter side fitted, centre cut."""
     with Image.open(file, formats=FORMATS) as opened:
         opened.draft("RGB", (2 * side, 2 * side))  # spares most of the work on large JPEGs
+        if opened.width * opened.height > MOST_PIXELS:
+            raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
         image = ImageOps.exif_transpose(opened)
     if image.mode.startswith(("I", "F")):  # grey of 16 or 32 bits, which PIL would clip at 255
         grey = np.nan_to_num(np.asarray(image, np.float32))
@@ -59,7 +64,11 @@ def one_line(text: str) -> str:
 
 
 def regular(path: Path) -> Path:
-    """The path of a file; an OSError if it is a folder, or a pipe, at which one would wait."""
+    """The path of a file; an OSError if it is a pipe, at which one would wait, or a folder, which
+    stands for its pictures where they can't be listed.
+    """
+    if path.is_dir():
+        os.listdir(path)
     if path.exists() and not path.is_file():
         raise OSError("it is no file")
     return path
@@ -77,8 +86,9 @@ def no_pictures(root: Path, skipped: Sequence[str] = ()) -> UserError:
 def list_files(root: Path, leave_out: Sequence[Path] = ()) -> Files:
     """Picture and zip files below root, or root itself, sorted."""
     names = [str(root)] if root.is_file() else []
+    closed: list[OSError] = []  # folders that can't be listed
     seen = {os.path.realpath(path) for path in leave_out if path != root}
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, onerror=closed.append, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # to be left out, or a circle of links
             folders.clear()
@@ -87,10 +97,17 @@ def list_files(root: Path, leave_out: Sequence[Path] = ()) -> Files:
         folders[:] = [name for name in folders if not name.startswith(".")]
         names += [os.path.join(folder, name) for name in files if not name.startswith(".")]
     found, start = [], len(str(root if root.is_dir() else root.parent)) + 1
-    for name in (n for n in sorted(names) if n.lower().endswith((*ENDINGS, ".zip"))):
-        with suppress(FileNotFoundError):  # it was there just now
+    names = [name for name in names if name.lower().endswith((*ENDINGS, ".zip"))]
+    gone = NotADirectoryError, FileNotFoundError  # of a root that is a file, or not there
+    names += [error.filename for error in closed if not isinstance(error, gone)]
+    for name in sorted(names):
+        try:
             about = os.stat(name, follow_symlinks=os.path.exists(name))  # broken links: their own
             found.append((name[start:], about.st_size, about.st_mtime_ns))
+        except FileNotFoundError:  # it was there just now
+            pass
+        except OSError:  # reading it will say why
+            found.append((name[start:], 0, 0))
     return found
 
 
@@ -119,8 +136,8 @@ def decode_some(
         try:
             file: Any = regular(folder / name)
             if name.lower().endswith(".zip"):
-                if (archive := open_zip(file)).getinfo(member).file_size > LARGEST:
-                    raise ValueError(f"it unpacks to more than {LARGEST >> 20} MiB")
+                if (archive := open_zip(file)).getinfo(member).file_size > MOST_BYTES:
+                    raise ValueError(f"it unpacks to more than {MOST_BYTES >> 20} MiB")
                 file = io.BytesIO(archive.read(member))
             pixels += decode(file, side)
         except Exception as error:  # one picture, whatever is wrong with it, ends no run
@@ -150,9 +167,18 @@ def decode_all(folder: Path, members: list[Member], side: int, target: str) -> l
         raise KeyboardInterrupt
     bad: dict[int, str] = {}
     with tqdm(total=len(members), desc="reading pictures", disable=None) as bar:
-        for found in results:
-            bad |= found
-            bar.update(min(size, len(members) - bar.n))
+        try:
+            for found in results:
+                bad |= found
+                bar.update(min(size, len(members) - bar.n))
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error):
+                raise
+            say("A process that reads pictures was killed (is memory short?): going on with one.")
+            rest = list(enumerate(members))[bar.n :]  # batches come in their order
+            for some in (rest[i : i + size] for i in range(0, len(rest), size)):
+                bad |= decode_some(folder, side, target, some)
+                bar.update(len(some))
     open_zip.cache_clear()
     if bad:  # close their gaps
         rows = np.memmap(target, np.uint8, "r+").reshape(len(members), -1)
@@ -165,10 +191,22 @@ def decode_all(folder: Path, members: list[Member], side: int, target: str) -> l
 
 
 def find_pictures(root: Path, out: Path, demo: Path, n_demo: int) -> tuple[Path, Files]:
-    """Where pictures are, and list_files() there: in root, or avatars in demo if data/ is empty."""
+    """Where pictures are, and list_files() there: in root, or avatars in demo if data/ is empty.
+
+    UserError if data/ is empty, and the run in out that is to go on has learnt from others.
+    """
     files = list_files(root, leave_out=(out, DEMO))
     if not files and root == DEMO.parent and (HERE / "demo_faces.py").exists():
         from demo_faces import draw_if_missing
+
+        n = N_DEMO
+        with suppress(OSError, ValueError, KeyError):
+            n = json.loads((out / "settings.json").read_text("utf-8"))["pictures"]
+        if n != N_DEMO and not GAN.fresh and any(out.glob("checkpoint*.pt")):
+            raise UserError(
+                f"{show(root)} is empty, but the run in {show(out)} has learnt from {n:,} pictures."
+                " Put them back, choose another --img_dir, or begin anew with --fresh=True."
+            )
 
         draw_if_missing(demo, n_demo, say)
         root, files = demo, list_files(demo)
@@ -186,7 +224,10 @@ def load(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
     if not files:
         raise no_pictures(root)
     key = hashlib.sha256(json.dumps([1, side, files]).encode()).hexdigest()
-    name = f".GAN-{root.name if root.is_file() else 'all'}-{side}.cache"
+    what = root.name if root.is_file() else "all"
+    if len(os.fsencode(what)) > 150:  # a file's name has 255 bytes at most
+        what = key[:16]
+    name = f".GAN-{what}-{side}.cache"
     for left in folder.glob(f".{glob.escape(name)}.*.tmp"):  # by a process that was killed
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > 3600:  # nobody writes it any more
@@ -231,7 +272,7 @@ def read_cache(cache: Path, side: int, key: str) -> tuple[Tensor, list[str]] | N
             about = json.loads(file.read(end - size))
             if (about["key"], about["size"], about["sum"]) != (key, size, checksum(cache, size)):
                 return None
-    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     warnings.filterwarnings("ignore", ".*not writable")  # nor does anybody write
     pixels = torch.from_numpy(np.memmap(cache, np.uint8, "r", shape=size))

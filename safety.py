@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import platform
 import re
 import shlex
 import signal
@@ -18,6 +20,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -37,15 +40,17 @@ SHAPES += ["optim_g", "optim_d"]
 
 
 def reason(error: BaseException) -> str:
-    """An error in short: torch's go on with advice on its options."""
-    return str(error).partition("\n")[0].partition(". ")[0]
+    """An error in short: torch's go on with advice on its options, Python's own say only where."""
+    if isinstance(error, (LookupError, TypeError, AttributeError, EOFError)):
+        return f"it has not what is to be in it: {error!r}"
+    return str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
 
 
-def checked(path: Path) -> io.BytesIO:
+def checked(file: Path | io.BytesIO) -> io.BytesIO:
     """A copy of a file that torch.save() has written, of nothing but what its checksums confirm,
     which torch.load() overlooks; an error, of many kinds, if something is damaged.
     """
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(memory := io.BytesIO(), "w") as copy:
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(memory := io.BytesIO(), "w") as copy:
         for part in archive.infolist():
             copy.writestr(part.filename, archive.read(part))
     memory.seek(0)
@@ -57,15 +62,25 @@ def read_saved(path: Path) -> dict[str, Any]:
     return torch.load(checked(path), map_location="cpu", weights_only=True)
 
 
+def read_ours(path: Path) -> dict[str, Any]:
+    """The same, of a file of this version of GAN.py."""
+    saved = read_saved(path)
+    if saved["format"] != GAN.FORMAT:
+        raise ValueError(f"it is of another version, {saved['format']}")
+    return saved
+
+
 def check_progress(saved: dict[str, Any]) -> None:
     """An error, of many kinds, if a checkpoint does not say how far a run of GAN.py is."""
     p, noise_size = GAN.Progress(**saved["progress"]), saved["settings"]["noise_size"]
+    numbers = p.epoch, p.batch, p.step, p.images, p.sample
     json.dumps({**saved["settings"]})  # plain values
     if not (
-        p.fixed_noise.shape == (64, noise_size, 1, 1)
+        vars(p).keys() - saved["progress"].keys() <= {"sample"}  # which older ones lack
+        and p.fixed_noise.shape == (64, noise_size, 1, 1)
         and p.sums.shape == (4,)
         and torch.equal(p.order.sort()[0], torch.arange(len(p.order)))
-        and all(type(n) is int and 0 <= n < 2**63 for n in (p.epoch, p.batch, p.step, p.images))
+        and all(type(n) is int and 0 <= n < 2**63 for n in numbers)
         and math.isfinite(p.seconds)
         and all(math.isfinite(row[k]) for row in p.history for k in ("epoch", "images", "seconds"))
     ):
@@ -76,13 +91,14 @@ def load_checkpoint(out: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
     """The last good checkpoint in out, None without any; UserError where settings don't fit it."""
     saved, said = None, ""
     for path in (out / "checkpoint.pt", out / "checkpoint-before.pt"):
-        if saved or not path.exists():
+        if saved or not os.path.lexists(path):
             continue
         try:
-            saved = read_saved(path)
-            if saved["format"] != GAN.FORMAT:
-                raise ValueError(f"it is of another version, {saved['format']}")
+            saved = read_ours(path)
             check_progress(saved)
+        except (PermissionError, FileNotFoundError) as error:  # a link to what is not there
+            why = error.strerror
+            raise UserError(f"{show(path)} can't be read ({why}): see to that.") from None
         except Exception as error:  # there are many kinds
             saved, said = None, said or f"{show(path)} can't be read ({reason(error)})"
     if not saved:
@@ -113,9 +129,8 @@ def compare(out: Path, old: dict[str, Any], settings: dict[str, Any]) -> None:
 def keep_before(path: Path) -> None:
     """Copy a checkpoint that is to be replaced, if it is undamaged, to checkpoint-before.pt."""
     with suppress(Exception):  # there is none, or a damaged one
-        checked(path)
-        before = path.with_stem("checkpoint-before")
-        GAN.write_file(before, lambda file: file.write(path.read_bytes()))
+        checked(io.BytesIO(whole := path.read_bytes()))
+        GAN.write_file(path.with_stem("checkpoint-before"), lambda file: file.write(whole))
 
 
 class RunFolder(GAN.RunFolder):
@@ -125,53 +140,66 @@ class RunFolder(GAN.RunFolder):
     save. Beside each checkpoint stays the one before it.
     """
 
+    begun = False  # training: until then, nothing in the folder has changed
+
     def __init__(self, path: Path) -> None:
-        """Lock the folder, as a dead process no longer does; UserError if another one has."""
+        """Lock the folder, as a dead process no longer does, and catch signals; UserError if
+        another process has it.
+        """
         super().__init__(path)
-        path.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(path / ".lock")
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            who = "another process"
-            with suppress(OSError, ValueError, KeyError):
-                about = json.loads((path / "settings.json").read_text("utf-8"))
-                who = f"process {about['process']}"
-            raise UserError(f"{who} trains into {show(path)}: choose another --img_dir.") from None
-        except NotImplementedError:  # a file system without locks
-            pass
-        for left in path.glob(".*.tmp"):  # by a process that was killed: it is nobody else's
-            left.unlink()
+        self.lock = FileLock(path / ".lock", thread_local=False)
+        self.hold()
+        for left in path.glob(".*.*.tmp"):  # by a process that was killed: it is nobody else's
+            if re.fullmatch(r"\..+\.\d+\.tmp", left.name):
+                with suppress(OSError):
+                    left.unlink()
         self.waiting: Writes = {}
         self.said = ""
+        self.scorer: Any = None
+        self.told: tuple[float, int] | None = None
         # Else drawing curves, in the thread, holds training up for 5 ms a time.
         sys.setswitchinterval(1e-4)
         self.threads = ThreadPoolExecutor(2)  # one writes, the other one imports
         self.working = self.threads.submit(bool)
-
-    def begin(self, fresh: bool, skipped: list[str]) -> None:
-        """Before training: move the files of an earlier run that has learnt something, unless it
-        goes on, into run-1, run-2, ...; say what is wrong with skipped pictures; catch signals.
-        """
-        if fresh or not any(self.path.glob("checkpoint*.pt")):
-            files = sorted({p for pattern in RUN_FILES.split() for p in self.path.glob(pattern)})
-            if any(path.suffix == ".pt" or path.name.startswith("epoch-") for path in files):
-                aside = next(p for n in count(1) if not (p := self.path / f"run-{n}").exists())
-                aside.mkdir()
-                for path in files:
-                    path.rename(aside / path.name)
-                say(f"The earlier run is now in {show(aside)}.")
-        save_skipped(self.path / "skipped.txt", skipped)
         self.catch_signals()
-        if GAN.score_by != "none":
-            self.threads.submit(GAN.sibling, "evaluate")  # importing it takes seconds
+
+    def hold(self) -> None:
+        """Lock the folder, also when it has been removed and made anew; UserError if another
+        process has it.
+        """
+        lock, process = self.path / ".lock", self.path / ".process"
+        if self.lock.is_locked and lock.exists():
+            return
+        self.lock.release(force=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            who = "another process"
+            with suppress(OSError):
+                who = f"process {process.read_text('utf-8')}"
+            what = f"{who} trains into {show(self.path)}"
+            raise UserError(f"{what}: choose another --img_dir.") from None
+        except NotImplementedError:  # a file system without locks
+            pass
+        about = f"{os.getpid()} on {platform.node()}".encode()
+        with suppress(OSError):  # a full disk
+            GAN.write_file(process, lambda file: file.write(about))
 
     def catch_signals(self) -> None:
-        """Let Ctrl-C and the like ask training to stop; a second one ends it at once."""
+        """Let Ctrl-C and the like ask training to stop, or end all that comes before it; a second
+        Ctrl-C ends training at once.
+        """
+        ours = os.getpid()
 
         def catch(number: int, frame: object) -> None:
-            if self.caught:
-                raise KeyboardInterrupt
+            if os.getpid() != ours:  # a process that reads pictures
+                os._exit(128 + number)
+            if not self.begun:
+                raise KeyboardInterrupt(number)
+            if self.caught and number == signal.SIGINT:
+                say(f"\nStopped at once. To go on from the last save: {again()}")
+                os._exit(128 + number)
             self.caught.append(number)
 
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last: the terminal is closed
@@ -180,8 +208,70 @@ class RunFolder(GAN.RunFolder):
             if number and not ignored:  # as nohup wants it
                 signal.signal(number, catch)
 
+    def begin(self, fresh: bool, skipped: list[str]) -> None:
+        """Before training: move the files of an earlier run that has learnt something, unless it
+        goes on, into run-1, run-2, ...; say what is wrong with skipped pictures.
+        """
+        aside = self.path / ".aside"  # there already if a process was killed in the middle of this
+        if fresh or aside.exists() or not any(self.path.glob("checkpoint*.pt")):
+            files = sorted({p for pattern in RUN_FILES.split() for p in self.path.glob(pattern)})
+            learnt = any(path.suffix == ".pt" or path.name.startswith("epoch-") for path in files)
+            if learnt or aside.exists():
+                aside.mkdir(exist_ok=True)
+                for path in files:
+                    path.rename(aside / path.name)
+                place = next(p for n in count(1) if not (p := self.path / f"run-{n}").exists())
+                aside.rename(place)
+                say(f"The earlier run is now in {show(place)}.")
+        RunFolder.begun = True
+        if skipped:
+            self.write({self.path / "skipped.txt": partial(save_skipped, skipped=skipped)})
+            some = "".join(f"\n  {line}" for line in skipped[:10])
+            file = show(self.path / "skipped.txt")
+            say(f"{len(skipped)} pictures can't be read; {file} names them all:{some}")
+        else:
+            with suppress(OSError):
+                (self.path / "skipped.txt").unlink()
+        if GAN.score_by != "none":
+            self.threads.submit(GAN.sibling, "evaluate")  # importing it takes seconds
+
     def load(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         return load_checkpoint(self.path, settings)
+
+    def tell(self, seconds: float, images: int, left: int, machine: GAN.Machine) -> None:
+        """Ten seconds after training has begun, say how long `left` more pictures take."""
+        if self.told is None:
+            self.told = seconds, images
+        elif seconds > self.told[0] + 10 and (rehearsal := GAN.sibling("rehearse")):
+            rate = (images - self.told[1]) / (seconds - self.told[0])
+            self.told = math.inf, 0
+            rehearsal.say_if_long(rate, left, machine)
+
+    def judge(
+        self,
+        average: torch.nn.Module,
+        history: list[dict[str, Any]],
+        data: torch.Tensor,
+        settings: dict[str, Any],
+        machine: GAN.Machine,
+    ) -> tuple[bool, list[str]]:
+        """Score a generator with evaluate.py: whether it is the best so far, and what is wrong with
+        the run. Whatever fails in it, training goes on.
+        """
+        try:
+            if self.scorer is None:
+                from evaluate import scorer_of_run
+
+                self.scorer = scorer_of_run(data, settings, machine, self.path)
+            return self.scorer(average, history) if self.scorer else (False, [])
+        except Exception as error:  # there are many kinds
+            if self.scorer:
+                return False, [f"There is no score this time: {error!r}"]
+            self.scorer = False
+            say(f"Training goes on without scores and warnings: {error}.")
+            if isinstance(error, ImportError):
+                say("They need evaluate.py beside GAN.py, and: pip install -r requirements.txt")
+            return False, []
 
     def write(self, files: Writes) -> None:
         """Write these, in their order, after those before them; a later one of a name wins."""
@@ -197,16 +287,18 @@ class RunFolder(GAN.RunFolder):
         wrong = ""
         for path, write in list(self.waiting.items()):
             try:
+                self.hold()
                 if path.name == "checkpoint.pt":
                     keep_before(path)
                 write(path)
                 del self.waiting[path]
-            except (OSError, MemoryError) as error:
-                why = getattr(error, "strerror", None) or "out of memory"
-                wrong = wrong or f"{show(path)} can't be written ({why})"
             except Exception as error:  # whatever it is, it must not cost what is learnt
-                del self.waiting[path]
-                say(f"{show(path)} is left out: {error!r}")
+                why = getattr(error, "strerror", None) or reason(error)
+                if path.suffix == ".png" and not isinstance(error, OSError | UserError):
+                    del self.waiting[path]  # one that can't be drawn
+                    say(f"{show(path)} is left out: {error!r}")
+                else:
+                    wrong = wrong or f"{show(path)} can't be written ({why})"
         if wrong and wrong != self.said:
             say(f"{wrong}. It is tried again with the next save.")
         self.said, self.busy = wrong, False
@@ -217,50 +309,65 @@ class RunFolder(GAN.RunFolder):
         then, end the program with the conventional status.
         """
         for tries in count():
-            if self.working.result():
+            if self.working.result() or self.caught:
                 break
-            if self.caught:
-                raise UserError("stopped; what is named above is not saved, but the save before.")
             if tries == 0:
                 say("Make room or a way for it, or give it up with Ctrl-C.")
             time.sleep(5)
             self.write({})
-        if self.caught and epoch <= GAN.n_epoch:
-            words = [word for word in sys.argv if not word.startswith("--fresh")]
-            again = shlex.join(words + ["--fresh=False"] * GAN.fresh)
-            say(f"Stopped in epoch {epoch} with everything saved. To go on: python {again}")
-            sys.exit(128 + self.caught[0])
+        if self.said:  # the last thing tried has failed
+            say(f"Stopped, but {self.said}. To go on from the save before: {again()}")
+        elif self.caught and epoch <= GAN.n_epoch:
+            say(f"Stopped in epoch {epoch} with everything saved. To go on: {again()}")
+        else:
+            return
+        sys.exit(128 + self.caught[0])
 
     def close(self) -> None:
         """Write what is on its way, and give the folder free."""
         self.threads.shutdown()
+        with suppress(OSError):
+            (self.path / ".process").unlink()
         self.lock.release()
 
 
 def save_skipped(path: Path, skipped: list[str]) -> None:
-    """Write what is wrong with each picture that can't be read, and say it of the first ten."""
-    path.unlink(missing_ok=True)
-    if skipped:
-        text = "".join(f"{line}\n" for line in skipped)
-        GAN.write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
-        some = "".join(f"\n  {line}" for line in skipped[:10])
-        say(f"{len(skipped)} pictures can't be read; {show(path)} names them all:{some}")
+    """Write what is wrong with each picture that can't be read."""
+    text = "".join(f"{line}\n" for line in skipped)
+    GAN.write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def again() -> str:
+    """The command that goes on where this run has stopped."""
+    words = [word for word in sys.argv if not word.startswith("--fresh")]
+    return f"python {shlex.join(words + ['--fresh=False'] * GAN.fresh)}"
+
+
+def exit_with(error: BaseException) -> None:
+    """End a run of GAN.py that an error has stopped, in a sentence for its user; nothing happens
+    if it is an error of the program, which should show its traceback.
+    """
+    if isinstance(error, KeyboardInterrupt):  # before training
+        print("\nGAN.py: stopped before training began.", file=sys.stderr)
+        sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
+    if text := explain(error):
+        sys.exit(f"GAN.py: {text}")
 
 
 def explain(error: BaseException) -> str:
     """What a user is to know and to do when a run of GAN.py has ended with an error;
     "" for an error of the program, which should show its traceback.
     """
-    if isinstance(error, KeyboardInterrupt):
-        return "stopped at once. Start again: it goes on from its last save."
     if isinstance(error, ImportError):
         return str(error)
     if isinstance(error, OSError):
         what = str(error).strip().split("\n")[-1]  # a worker's comes with its traceback
-        return f"{what}. See to that, and start again: it goes on from its last save."
+        if RunFolder.begun:
+            return f"{what}. See to that. To go on from the last save: {again()}"
+        return f"{what}. See to that, and start again."
     if GAN.deterministic and "deterministic" in str(error):
         return f"deterministic=True is not possible here: {reason(error)}"
-    short = re.search("out of memory|(allocate|enough) memory", str(error))
+    short = re.search("out of memory|(allocate|enough) memory|calculation overflowed", str(error))
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and short):
         if isinstance(error, torch.OutOfMemoryError) and GAN.sibling("rehearse"):
             traceback.clear_frames(error.__traceback__)  # and what they hold of the GPU's memory

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -16,20 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import GAN
-from GAN import HERE, UserError, choose_objective, full_path, say, settings_now
+from GAN import HERE, Dict, UserError, full_path, say, settings_now, show
 
 Rule = tuple[type, Callable[[Any], Any], str]  # type, test, and both in words
 
 
-def from_up(least: int) -> Rule:
-    return int, lambda v: least <= v < 2**63, f"a whole number from {least} up"
+def from_up(least: int, most: int = 2**63 - 1) -> Rule:
+    limit = "up" if most > 2**32 else f"to {most:,}"
+    return int, lambda v: least <= v <= most, f"a whole number from {least} {limit}"
 
 
 def one_of(*choices: Any) -> Rule:
     return type(choices[0]), lambda v: v in choices, "one of " + ", ".join(map(str, choices))
 
 
-NOT_NEGATIVE: Rule = float, lambda v: 0 <= v < math.inf, "a number from 0 up"
+LARGE = 3e38  # float32 ends there
+NOT_NEGATIVE: Rule = float, lambda v: 0 <= v < LARGE, "a number from 0 up"
 BELOW_ONE: Rule = float, lambda v: 0 <= v < 1, "a number from 0 to below 1"
 SCORES = ["none", "lite0", "inception-v3-compat", "clip-vit-b-32", "clip-vit-l-14"]
 SCORES += [f"dinov2-vit-{size}-14" for size in "sbl"]
@@ -37,11 +38,11 @@ RULES: dict[str, Rule] = {
     name: rule
     for names, rule in (
         ("data_dir img_dir device", (str, lambda v: v.strip() and "\0" not in v, "a name")),
-        ("noise_size gen_fm dis_fm batch_size d_every g_every n_epoch save_every", from_up(1)),
-        ("gp_every", from_up(1)),
+        ("noise_size gen_fm dis_fm", from_up(1, 2**20)),
+        ("batch_size d_every g_every n_epoch save_every gp_every", from_up(1)),
         ("ema seed score_every", from_up(0)),
         ("flip fresh dry_run compile bias deterministic", (bool, lambda v: True, "True or False")),
-        ("lr_g lr_d checkpoint_minutes", (float, lambda v: 0 < v < math.inf, "a number above 0")),
+        ("lr_g lr_d checkpoint_minutes", (float, lambda v: 0 < v < LARGE, "a number above 0")),
         ("gp r1 r2 weight_decay_g weight_decay_d instance_noise", NOT_NEGATIVE),
         ("beta1_g beta1_d beta2_g beta2_d dis_dropout label_smoothing", BELOW_ONE),
         ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
@@ -56,6 +57,39 @@ RULES: dict[str, Rule] = {
         ("score_weights", (str, lambda v: "\0" not in v, "the name of a file")),
     )
     for name in names.split()
+}
+
+
+def check_places(s: Dict) -> None:
+    """UserError if data_dir is not there, or img_dir can't be a folder of its own."""
+    root, out = full_path(s["data_dir"]), full_path(s["img_dir"])
+    wrong = []
+    if not os.path.lexists(root) and root != HERE / "data":  # there, avatars are drawn
+        wrong.append(f"data_dir: there is no {show(root)}")
+    place = next((place for place in (out, *out.parents) if place.exists()), out)
+    if not place.is_dir():
+        wrong.append(f"img_dir: {show(place)} is a file, and no folder")
+    if os.path.realpath(out) == os.path.realpath(root):
+        wrong.append("img_dir must not be data_dir: a run would learn from its own pictures")
+    if wrong:
+        raise UserError("\n  ".join(wrong))
+
+
+def check_weights(s: Dict) -> None:
+    """UserError if score_weights is not there, or not for the network that judges."""
+    weights, by = s["score_weights"], s["score_by"]
+    if weights and by in ("none", "lite0"):
+        raise UserError(f"score_weights is for other networks: score_by is {by}")
+    if weights and not full_path(weights).is_file():
+        raise UserError(f"score_weights: there is no file {weights}")
+
+
+# What must fit each other, and what sees to it.
+FIT: dict[str, Callable[[Dict], object]] = {
+    "loss gp r1 r2 gp_every label_smoothing": lambda s: GAN.choose_objective(s, 1),
+    "device precision": lambda s: GAN.choose_machine(s["device"], s["precision"]),
+    "data_dir img_dir": check_places,
+    "score_by score_weights": check_weights,
 }
 
 
@@ -133,18 +167,15 @@ def read(words: list[str]) -> dict[str, Any]:
     for word in words:
         with gathered(wrong):
             given |= read_word(word) if word.startswith("--") else read_recipe(word)
-    values = settings_now() | given
+    values, possible = settings_now() | given, set()
     for name, value in values.items():
         with gathered(wrong):
             values[name] = check(name, value)
-    if not wrong:  # do they fit each other?
-        with gathered(wrong):
-            choose_objective(values, values["batch_size"])
-        weights, by = values["score_weights"], values["score_by"]
-        if weights and by in ("none", "lite0"):
-            wrong.append(f"score_weights is for other networks: score_by is {by}")
-        elif weights and not full_path(weights).is_file():
-            wrong.append(f"score_weights: there is no file {weights}")
+            possible.add(name)
+    for names, test in FIT.items():
+        if possible.issuperset(names.split()):
+            with gathered(wrong):
+                test(values)
     if wrong:
         raise UserError("\n  ".join(wrong))
     for name in given.keys() & {"beta1_g", "beta2_g", "beta1_d", "beta2_d"}:

@@ -21,6 +21,7 @@ from torch import Tensor
 import evaluate
 import forked
 import GAN
+import safety
 from conftest import ROOT, Run
 from test_run import checkpoint, rows, same, tiles
 
@@ -320,8 +321,9 @@ def test_where_there_can_be_no_score_training_goes_on(
     words = [f"--data_dir={faces}", "--n_epoch=2"]
     alone = tmp_path / "alone"
     alone.mkdir()
-    for name in ("GAN.py", "settings.py"):
-        shutil.copy(ROOT / name, alone)
+    for path in ROOT.glob("*.py"):
+        if path.name != "evaluate.py":
+            shutil.copy(path, alone)
     said = gan(*words, LITE0, script=alone / "GAN.py").stdout
     assert said.count("Training goes on without scores and warnings: No module named") == 1
     assert len(rows(tmp_path / "img")) == 2
@@ -591,3 +593,31 @@ def test_nothing_is_wrong_while_the_score_improves() -> None:
     assert all(texts.keys() == {"discriminator has won"} for texts in found[101:])
     fooled = [{**r, "d_real": 0.6, "d_fake": 0.4} for r in flat]
     assert evaluate.diagnose(fooled, 10).keys() == {"nothing improves"}
+
+
+def test_whatever_fails_in_a_score_training_goes_on(
+    gan: Run, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(faces, data, ignore=shutil.ignore_patterns(".GAN*"))
+    words = [f"--data_dir={data}", "--n_epoch=2", "--save_every=1", LITE0]
+    gan(*words)
+    stats = data / ".GAN-lite0.stats"
+    key = safety.read_saved(stats)["key"]
+    scores = [row["score"] for row in rows(tmp_path / "img")]
+    torch.save({"key": key}, stats)  # the right key, and nothing else
+    gan(*words, "--fresh")
+    assert [row["score"] for row in rows(tmp_path / "img")] == scores
+    assert safety.read_saved(stats).keys() == evaluate.STATISTICS
+    known = safety.read_saved(stats)
+    torch.save(known | {"mu": torch.zeros(3)}, stats)
+    said = gan(*words, "--fresh").stdout
+    assert said.count("There is no score this time: ") == 2 and "Finished 2 epochs" in said
+
+
+def test_a_generator_of_another_version(gan: Run, faces: Path, tmp_path: Path) -> None:
+    gan(f"--data_dir={faces}", "--n_epoch=1")
+    path = tmp_path / "img" / "generator.pt"
+    torch.save(safety.read_saved(path) | {"format": "GAN.py 99"}, path)
+    with pytest.raises(GAN.UserError, match=r"of another version, GAN\.py 99"):
+        evaluate.load_generator(path)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import struct
 import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageCms
@@ -166,7 +168,7 @@ def test_gan_alone_names_them_too(
 def test_a_small_zip_that_unpacks_to_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "LARGEST", 2**20)
+    monkeypatch.setattr(pictures, "MOST_BYTES", 2**20)
     members = {"a.png": png(), "b.png": bytes(2**20 + 1)}
     (make_dir(tmp_path / "data") / "x.zip").write_bytes(zipped(members))
     found, skipped = load(tmp_path / "data", tmp_path / "img")
@@ -179,8 +181,8 @@ def test_files_that_disappear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (root / f"{name}.png").write_bytes(png())
     list_members, walk = pictures.list_members, os.walk
 
-    def late_walk(top: Path, followlinks: bool) -> Iterator[tuple[str, list[str], list[str]]]:
-        for found in walk(str(top), followlinks=followlinks):
+    def late_walk(top: Path, **how: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for found in walk(str(top), **how):
             yield found[0], found[1], [*found[2], "ghost.png"]
 
     def late(folder: Path, files: pictures.Files) -> list[pictures.Member]:
@@ -214,3 +216,62 @@ def test_what_a_killed_reader_has_left(tmp_path: Path) -> None:
     os.utime(old, (0, 0))
     load(root, tmp_path / "img")
     assert not old.exists() and new.exists()  # which another process may be writing
+
+
+def test_a_reading_process_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As happens when memory is short: the rest is read by one."""
+    if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("takes two cores")
+    root, ours, decode = make_dir(tmp_path / "data"), os.getpid(), pictures.decode
+    for i in range(200):
+        (root / f"{i:03}.png").write_bytes(png((i, i, i)))
+    (root / "100.png").write_bytes(b"no picture")
+
+    def deadly(file: Path, side: int) -> bytes:
+        if file.name == "090.png" and os.getpid() != ours:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(file, side)
+
+    monkeypatch.setattr(pictures, "decode", deadly)
+    data, skipped = GAN.load_pictures(root, SIDE, tmp_path / "img")
+    assert "is memory short?" in capsys.readouterr().out
+    assert data[:, 0, 0, 0].tolist() == [i for i in range(200) if i != 100]
+    assert len(skipped) == 1 and skipped[0].startswith("100.png: cannot identify")
+
+
+def test_more_pixels_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 20_000)
+    plain((1, 2, 3), size=(201, 100)).save(tmp_path / "large.png")
+    plain((1, 2, 3), size=(1000, 1000)).save(tmp_path / "large.jpg")  # is read smaller
+    with pytest.raises(ValueError, match="more than 20,000 pixels"):
+        pictures.decode(tmp_path / "large.png", SIDE)
+    assert len(pictures.decode(tmp_path / "large.jpg", SIDE)) == SIDE * SIDE * 3
+
+
+def test_a_zip_file_with_a_long_name(tmp_path: Path) -> None:
+    path = tmp_path / f"{'z' * 240}.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", png())
+    assert len(load(path, tmp_path / "img")[0]) == 1
+    assert len(list(tmp_path.glob(".GAN-*.cache"))) == 1
+
+
+def test_a_cache_that_nests_too_deep(tmp_path: Path) -> None:
+    text = b"[" * 100_000
+    (tmp_path / "cache").write_bytes(text + len(text).to_bytes(8, "little"))
+    assert pictures.read_cache(tmp_path / "cache", SIDE, "key") is None
+
+
+def test_an_emptied_data_folder_is_no_reason_for_avatars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = make_dir(tmp_path / "data"), make_dir(tmp_path / "img")
+    monkeypatch.setattr(pictures, "DEMO", data / "demo")
+    (out / "checkpoint.pt").write_bytes(b"")
+    (out / "settings.json").write_text('{"pictures": 28399}')
+    with pytest.raises(GAN.UserError, match="has learnt from 28,399 pictures"):
+        pictures.find_pictures(data, out, data / "demo", 2)
+    (out / "settings.json").write_text(f'{{"pictures": {pictures.N_DEMO}}}')
+    assert len(pictures.find_pictures(data, out, data / "demo", 2)[1]) == 2

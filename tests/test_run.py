@@ -448,7 +448,7 @@ def test_dry_run(gan: Run, faces: Path, tmp_path: Path) -> None:
     assert {"real.png", "epoch-1.png", "losses.csv"} <= {path.name for path in out.iterdir()}
     shutil.rmtree(out)
     assert "not enough room" in gan(*words, "--n_epoch=1000000000", code=1).stderr
-    assert "No picture" in gan(*words, f"--data_dir={tmp_path / 'nothing'}", code=1).stderr
+    assert "there is no" in gan(*words, f"--data_dir={tmp_path / 'nothing'}", code=1).stderr
     (tmp_path / "file").write_text("")
     gan(f"--data_dir={data}", "--n_epoch=1")
     assert "other networks" in gan(*words, "--gen_fm=3", code=1).stderr

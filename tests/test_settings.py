@@ -85,6 +85,7 @@ def test_paths_on_the_command_line_start_where_the_user_is(
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / "mine.py"
     recipe.write_text('img_dir = "img/mine"\n')
+    (tmp_path.parent / "pictures").mkdir(exist_ok=True)
     GAN.read_settings(["mine.py", "--data_dir=../pictures"])
     assert Path(GAN.data_dir) == tmp_path.parent / "pictures"
     assert ROOT / GAN.img_dir == ROOT / "img" / "mine"
