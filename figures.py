@@ -6,7 +6,8 @@
 The first puts real pictures beside the last grid, and all grids one after the other, with their
 epochs. The second puts grids of the same epochs side by side, a row for each run, over the curves
 of losses and scores against the pictures seen; without --epochs, up to four that all runs have;
-without --out, into comparison.png beside the first run's folder.
+without --out, into comparison.png beside the first run's folder. With one of the two, it takes a
+single run as well.
 """
 
 from __future__ import annotations
@@ -117,11 +118,9 @@ def main() -> None:
     args = parser.parse_args()
     if not all(word.isdigit() for word in args.epochs.split(",") if args.epochs):
         parser.error("--epochs are whole numbers with commas between them")
-    if len(args.folders) == 1 and (args.epochs or args.out):
-        parser.error("--epochs and --out are for several folders")
     epochs = [int(word) for word in args.epochs.split(",") if word]
     try:
-        if len(args.folders) > 1:
+        if len(args.folders) > 1 or args.epochs or args.out:
             figure = compare(args.folders, epochs)
             out = args.out or args.folders[0].resolve().parent / "comparison.png"
             write_file(out, lambda file: figure.savefig(file, format="png", dpi=100))
