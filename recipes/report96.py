@@ -4,8 +4,8 @@ Its author saw blurred outlines after 10 to 20 epochs of 51,223 drawn faces, hai
 colours after 50, sharp faces after 150; loss_d stayed low and loss_g high all along. The
 generator learns from every fifth batch, because a weak discriminator gives bad pictures.
 
-A hundred epochs of 28,399 faces took 51 minutes on two cores with AMX: faces with hair and eyes from
-the fiftieth on (report.md).
+A hundred epochs of 28,399 faces took 51 minutes on two cores with AMX: faces with hair and eyes
+from the fiftieth on (report.md).
 """
 
 img_dir = "img/report96"
