@@ -786,7 +786,7 @@ def train(folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int) -> li
     n_batch = len(data) // batch
     total = n_epoch * n_batch
     rng = Rng(machine.device).manual_seed(seed)
-    some = data[torch.randperm(len(data), generator=Rng().manual_seed(seed))[:64].to(data.device)]
+    some = data[torch.randperm(len(data), generator=Rng().manual_seed(0))[:64].to(data.device)]
     p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
     p = restore(saved, parts, rng, data, batch) if saved else p
     if p.sample not in (0, sample := int(some.sum())):
