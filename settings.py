@@ -66,8 +66,9 @@ def check_places(s: Dict) -> None:
     wrong = []
     if not os.path.lexists(root) and root != HERE / "data":  # there, avatars are drawn
         wrong.append(f"data_dir: there is no {show(root)}")
-    place = next((place for place in (out, *out.parents) if place.exists()), out)
-    if not place.is_dir():
+    # Not by Path's methods, to which names that are too long are errors of their own.
+    place = next((place for place in (out, *out.parents) if os.path.exists(place)), out)
+    if not os.path.isdir(place):
         wrong.append(f"img_dir: {show(place)} is a file, and no folder")
     if os.path.realpath(out) == os.path.realpath(root):
         wrong.append("img_dir must not be data_dir: a run would learn from its own pictures")
