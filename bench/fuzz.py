@@ -312,26 +312,21 @@ def fuzz_settings(folder: Path, chance: random.Random) -> Iterator[Case]:
 KINDS = {name[5:]: make for name, make in list(globals().items()) if name.startswith("fuzz_")}
 
 
-def work(kind: str, seed: int, first: int, last: int, pipe: Any) -> None:
-    """In a process of its own: try cases first to last; tells what came of each."""
-    os.chdir(folder := tempfile.mkdtemp(prefix="GAN-fuzz-"))
+def work(kind: str, seed: int, first: int, last: int, folder: str, pipe: Any) -> None:
+    """In a process of its own, in a folder: try cases first to last; tells what came of each."""
+    os.chdir(folder)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff's warnings
-    try:
-        chance = random.Random()
-        cases = KINDS[kind](Path(folder), chance)
-        case = next(cases)
-        for number in range(first, last):
-            chance.seed(f"{seed} {kind} {number}")
-            pipe.send((number, "begun", ""))
-            try:
-                pipe.send((number, case(), ""))
-            except Exception as error:
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                pipe.send(
-                    (number, "crash", f"{error!r} at {Path(where.filename).name}:{where.lineno}")
-                )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    chance = random.Random()
+    cases = KINDS[kind](Path(folder), chance)
+    case = next(cases)
+    for number in range(first, last):
+        chance.seed(f"{seed} {kind} {number}")
+        pipe.send((number, "begun", ""))
+        try:
+            pipe.send((number, case(), ""))
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            pipe.send((number, "crash", f"{error!r} at {Path(where.filename).name}:{where.lineno}"))
 
 
 def fuzz(kind: str, seed: int, seconds: float, most: int) -> dict[str, Any]:
@@ -344,7 +339,8 @@ def fuzz(kind: str, seed: int, seconds: float, most: int) -> dict[str, Any]:
     while time.perf_counter() < end and first < most:
         ours, theirs = context.Pipe(duplex=False)
         last = min(first + 500, most)
-        worker = context.Process(target=work, args=(kind, seed, first, last, theirs))
+        folder = tempfile.mkdtemp(prefix="GAN-fuzz-")
+        worker = context.Process(target=work, args=(kind, seed, first, last, folder, theirs))
         worker.start()
         theirs.close()
         begun, number = first - 1, first - 1
@@ -369,6 +365,7 @@ def fuzz(kind: str, seed: int, seconds: float, most: int) -> dict[str, Any]:
                 counts[what] += 1
         worker.kill()
         worker.join()
+        shutil.rmtree(folder, ignore_errors=True)
         first = begun + 1
     bar.close()
     return {**counts, "crashes": crashes}
