@@ -4,8 +4,8 @@ Its author saw clearly better pictures than in the four at 64x64 that led to it.
 open width, D's norm, batch and rates: here they are the tutorial's (64 maps, batch norm, 128,
 2e-4); and its k, the steps of D to one of G: here 1.
 
-Run with 16 maps, 7 epochs of 28,399 faces on a core of an AMD EPYC (Zen 3) that was shared: 1 h 21
-min; heads with eyes under a weave of single pixels (report.md).
+Run with 16 maps, 7 epochs of 28,399 faces on a core with bf16 that was shared: 48 min; heads, many
+with eyes, under a weave of single pixels (report.md).
 """
 
 img_dir = "img/fakeface128"
