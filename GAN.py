@@ -660,7 +660,7 @@ def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Pro
         rng.manual_seed(p.step)
     before = len(p.order), min(saved["settings"]["batch_size"], len(p.order))
     if p.batch and before != (len(data), batch):
-        say(f"Other pictures or batches than before: epoch {p.epoch} begins again.")
+        say(f"The batches are others than before: epoch {p.epoch} begins again.")
         p.batch = 0
     return p
 
@@ -790,7 +790,7 @@ def train(folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int) -> li
     p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
     p = restore(saved, parts, rng, data, batch) if saved else p
     if p.sample not in (0, sample := int(some.sum())):
-        say("These are other pictures than before.")
+        say("These are other pictures than before; --fresh=True would begin anew with them.")
     p.sample = sample
     about = partial(save_settings, settings=settings, machine=machine, n_pictures=len(data))
     real_png = partial(save_grid, pictures=to_real(some, machine).cpu())

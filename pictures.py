@@ -90,7 +90,8 @@ def list_files(root: Path, leave_out: Sequence[Path] = ()) -> Files:
     seen = {os.path.realpath(path) for path in leave_out if path != root}
     for folder, folders, files in os.walk(root, onerror=closed.append, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # to be left out, or a circle of links
+        of_a_run = {".lock", "settings.json"} <= set(files)  # what it draws is not to learn from
+        if real in seen or of_a_run:  # to be left out, or a circle of links
             folders.clear()
             continue
         seen.add(real)

@@ -340,7 +340,9 @@ def save_skipped(path: Path, skipped: list[str]) -> None:
 def again() -> str:
     """The command that goes on where this run has stopped."""
     words = [word for word in sys.argv if not word.startswith("--fresh")]
-    return f"python {shlex.join(words + ['--fresh=False'] * GAN.fresh)}"
+    if GAN.fresh and words == sys.argv:  # it stands in GAN.py or in a recipe
+        words.append("--fresh=False")
+    return f"python {shlex.join(words)}"
 
 
 def exit_with(error: BaseException) -> None:
@@ -348,7 +350,7 @@ def exit_with(error: BaseException) -> None:
     if it is an error of the program, which should show its traceback.
     """
     if isinstance(error, KeyboardInterrupt):  # before training
-        print("\nGAN.py: stopped before training began.", file=sys.stderr)
+        print("\nGAN.py: stopped before training began; start it again as it was.", file=sys.stderr)
         sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
     if text := explain(error):
         sys.exit(f"GAN.py: {text}")

@@ -138,17 +138,21 @@ def read_recipe(word: str) -> dict[str, Any]:
     with suppress(OSError, ValueError):  # a name that is too long
         path = next((path for path in (Path(word), HERE / word) if path.is_file()), None)
     if path is None or not word.endswith(".py"):
-        raise UserError(f"{word} is neither --name=value nor a recipe (a .py file that is there)")
+        there = {file.stem: file.name for file in (HERE / "recipes").glob("*.py")}
+        near = difflib.get_close_matches(Path(word).stem, there, n=1)
+        hint = f": is it recipes/{there[near[0]]}?" if near else " (a .py file that is there)"
+        raise UserError(f"{word} is neither --name=value nor a recipe{hint}")
     values = {}
     try:
-        for number, node in enumerate(ast.parse(path.read_text("utf-8-sig")).body):
+        for number, node in enumerate(ast.parse(path.read_text("utf-8-sig"), word).body):
             match node:
                 case ast.Assign([ast.Name(name)], ast.Constant(value)):
                     values[name] = value
                 case ast.Expr(ast.Constant(str())) if number == 0:
                     pass  # the docstring
                 case _:
-                    raise ValueError(f"line {node.lineno} is not of the form name = value")
+                    what = "is not of the form name = value, with text in quotes"
+                    raise ValueError(f"line {node.lineno} {what}")
     except (ValueError, SyntaxError, OSError, MemoryError, RecursionError) as error:
         raise UserError(f"{word} is not a recipe: {error}") from None
     return values

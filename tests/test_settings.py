@@ -119,6 +119,7 @@ def test_paths_on_the_command_line_start_where_the_user_is(
             (word, f"{word} is neither --name=value nor a recipe (a .py file that is there)")
             for word in ("n_epoch=3", "no.py", "README.md")
         ),
+        ("quick69", "quick69 is neither --name=value nor a recipe: is it recipes/quick96.py?"),
     ],
 )
 def test_what_is_said_of_a_wrong_word(word: str, said: str) -> None:
