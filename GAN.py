@@ -646,6 +646,7 @@ def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Pro
         if rules:  # the settings rule, not the checkpoint
             part.param_groups[0].update(rules)
         for weight, state in part.state.items() if isinstance(part, Adam) else ():
+            state["step"] = state["step"].reshape(())  # an error if it is no number
             for key in ("exp_avg", "exp_avg_sq"):  # in memory as the weight is on this device:
                 state[key] = torch.empty_like(weight).copy_(state[key])  # fused Adam trusts in it
     p = Progress(**saved["progress"])
