@@ -259,7 +259,7 @@ def checksum(path: str | Path, size: int) -> int:
     whole, part, so_far = np.memmap(path, np.uint8, "r", shape=size), 2**27, 0
     starts = range(0, size, part * (1 + size // 2**32))
     for i in tqdm(starts, "checking pictures", leave=False, delay=2, disable=None):
-        so_far = zlib.crc32(whole[i : i + part], so_far)
+        so_far = zlib.crc32(whole[i : i + part].data, so_far)
     return so_far
 
 

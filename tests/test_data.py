@@ -287,8 +287,11 @@ def test_zips_in_one_folder_have_their_own_caches(
 def test_a_cache_larger_than_memory_is_mapped(tmp_path: Path) -> None:
     side, n = 256, 2**20  # 206 GB, all a hole
     size = n * side * side * 3
-    about = json.dumps({"key": "key", "size": size, "sum": 0, "skipped": ["x"]}).encode()
     with open(tmp_path / "cache", "wb") as file:
+        file.truncate(size)
+    found = pictures.checksum(tmp_path / "cache", size)
+    about = json.dumps({"key": "key", "size": size, "sum": found, "skipped": ["x"]}).encode()
+    with open(tmp_path / "cache", "r+b") as file:
         file.seek(size)
         file.write(about + len(about).to_bytes(8, "little"))
     read = pictures.read_cache(tmp_path / "cache", side, "key")

@@ -205,6 +205,9 @@ def test_a_flipped_bit_in_the_cache_is_noticed(tmp_path: Path) -> None:
     for at in (0, 1000, 4 * SIDE * SIDE * 3 - 1):
         cache.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
         assert load(root, out) == first and cache.read_bytes() == whole
+    one = SIDE * SIDE * 3
+    cache.write_bytes(whole[one : 2 * one] + whole[:one] + whole[2 * one :])  # changed places
+    assert load(root, out) == first and cache.read_bytes() == whole
 
 
 def test_what_a_killed_reader_has_left(tmp_path: Path) -> None:
