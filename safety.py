@@ -74,7 +74,7 @@ def check_progress(saved: dict[str, Any]) -> None:
     """An error, of many kinds, if a checkpoint does not say how far a run of GAN.py is."""
     p, noise_size = GAN.Progress(**saved["progress"]), saved["settings"]["noise_size"]
     numbers = p.epoch, p.batch, p.step, p.images, p.sample
-    json.dumps({**saved["settings"]})  # plain values
+    json.dumps([{**saved["settings"]}, *p.history])  # plain values
     if not (
         vars(p).keys() - saved["progress"].keys() <= {"sample"}  # which older ones lack
         and p.fixed_noise.shape == (64, noise_size, 1, 1)
@@ -82,6 +82,7 @@ def check_progress(saved: dict[str, Any]) -> None:
         and torch.equal(p.order.sort()[0], torch.arange(len(p.order)))
         and all(type(n) is int and 0 <= n < 2**63 for n in numbers)
         and math.isfinite(p.seconds)
+        and type(p.history) is list
         and all(math.isfinite(row[k]) for row in p.history for k in ("epoch", "images", "seconds"))
     ):
         raise ValueError("its progress makes no sense")
