@@ -195,7 +195,7 @@ def test_ctrl_c_while_pictures_are_read(gan: Run, tmp_path: Path) -> None:
             said = run.communicate(timeout=60)[1].decode()
         finally:
             run.kill()
-    assert said.strip() == "GAN.py: stopped at once. Start again: it goes on from its last save."
+    assert said.strip() == "GAN.py: stopped before training began; start it again as it was."
     assert run.returncode == 1
     assert len(list(data.iterdir())) == 2000
 
@@ -346,6 +346,7 @@ def test_bad_pictures_are_named_on_screen_and_in_a_file(
 
 
 def test_no_pictures_is_one_sentence(gan: Run, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
     said = gan(f"--data_dir={tmp_path / 'nothing'}", code=1).stderr
     assert said.startswith("GAN.py: No picture that can be read in") and len(said.split("\n")) == 2
 
@@ -353,7 +354,7 @@ def test_no_pictures_is_one_sentence(gan: Run, tmp_path: Path) -> None:
 def test_impossible_places_and_devices(gan: Run, faces: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     said = gan(f"--data_dir={faces}", f"--img_dir={tmp_path / 'file' / 'img'}", code=1).stderr
-    assert "Not a directory" in said and len(said.strip().split("\n")) == 1
+    assert f"{tmp_path / 'file'} is a file" in said and len(said.strip().split("\n")) == 1
     for device in ("warp", "cuda:77", "meta"):
         assert f"device={device} can't be used" in gan(f"--device={device}", code=1).stderr
 
