@@ -153,8 +153,9 @@ def draw(folder: Path, n: int = 4096, size: int = 192, seed: int = 0) -> None:
         folder.rmdir()  # it is empty, or this raises before any work is done
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(".drawing-*"):  # by a process that was killed
-        if time.time() - left.stat().st_mtime > 3600:
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left)
     # All or nothing: the faces move to `folder` once all are drawn; whatever ends this early
     # removes them.
     with TemporaryDirectory(prefix=".drawing-", dir=folder.parent) as scratch:

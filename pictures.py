@@ -202,8 +202,8 @@ def find_pictures(root: Path, out: Path, demo: Path, n_demo: int) -> tuple[Path,
         from demo_faces import draw_if_missing
 
         n = N_DEMO
-        with suppress(OSError, ValueError, KeyError):
-            n = json.loads((out / "settings.json").read_text("utf-8"))["pictures"]
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            n = int(json.loads((out / "settings.json").read_text("utf-8"))["pictures"])
         if n != N_DEMO and not GAN.fresh and any(out.glob("checkpoint*.pt")):
             raise UserError(
                 f"{show(root)} is empty, but the run in {show(out)} has learnt from {n:,} pictures."

@@ -243,10 +243,11 @@ class RunFolder(GAN.RunFolder):
         """Ten seconds after training has begun, say how long `left` more pictures take."""
         if self.told is None:
             self.told = seconds, images
-        elif seconds > self.told[0] + 10 and (rehearsal := GAN.sibling("rehearse")):
+        elif seconds > self.told[0] + 10:
             rate = (images - self.told[1]) / (seconds - self.told[0])
             self.told = math.inf, 0
-            rehearsal.say_if_long(rate, left, machine)
+            if rehearsal := GAN.sibling("rehearse"):
+                rehearsal.say_if_long(rate, left, machine)
 
     def judge(
         self,

@@ -138,9 +138,9 @@ def read_recipe(word: str) -> dict[str, Any]:
     with suppress(OSError, ValueError):  # a name that is too long
         path = next((path for path in (Path(word), HERE / word) if path.is_file()), None)
     if path is None or not word.endswith(".py"):
-        there = {file.stem: file.name for file in (HERE / "recipes").glob("*.py")}
+        there = [file.stem for file in (HERE / "recipes").glob("*.py")]
         near = difflib.get_close_matches(Path(word).stem, there, n=1)
-        hint = f": is it recipes/{there[near[0]]}?" if near else " (a .py file that is there)"
+        hint = f": is it recipes/{near[0]}.py?" if near else " (a .py file that is there)"
         raise UserError(f"{word} is neither --name=value nor a recipe{hint}")
     values = {}
     try:
