@@ -24,6 +24,8 @@ from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
+from forking import STOPS, signals_wait
+
 # A network learns what it sees often. So: many kinds of the common parts, and none that is rare,
 # hides the eyes (sunglasses, helmets, curls over the face), keeps a colour of its own, sticks out
 # of the frame or spoils the mood (tears, grimaces). In a row of pairs, the number says how often.
@@ -136,7 +138,8 @@ def save_face(index: int, folder: Path, size: int, seed: int) -> None:
 
 def belong_to_parent() -> None:
     """A worker leaves Ctrl-C, which reaches it too, to its parent, and dies with it (on Linux)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOPS:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
@@ -164,12 +167,8 @@ def draw(folder: Path, n: int = 4096, size: int = 192, seed: int = 0) -> None:
         with ProcessPoolExecutor(initializer=belong_to_parent) as pool:
             try:
                 save = partial(save_face, folder=part, size=size, seed=seed)
-                early: list[int] = []  # a Ctrl-C while the workers start would hang them or be lost
-                handler = signal.signal(signal.SIGINT, lambda number, _: early.append(number))
-                faces = pool.map(save, range(n), chunksize=16)
-                signal.signal(signal.SIGINT, handler)
-                if early:
-                    raise KeyboardInterrupt
+                with signals_wait():
+                    faces = pool.map(save, range(n), chunksize=16)  # starts the workers
                 for _ in tqdm(faces, "drawing faces", n, unit=" faces", disable=None):
                     pass
             except BaseException:

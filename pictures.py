@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import signal
 import sys
 import time
 import warnings
@@ -33,6 +32,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import GAN
+from forking import signals_wait
 from GAN import ENDINGS, FORMATS, HERE, UserError, say, show, write_file
 
 DEMO, N_DEMO = HERE / "data" / "demo", 4096  # avatar faces, until there are pictures
@@ -161,12 +161,8 @@ def decode_all(folder: Path, members: list[Member], side: int, target: str) -> l
     size = min(128, len(members) // (8 * cores) + 1)
     start |= {"num_workers": workers, "collate_fn": partial(decode_some, folder, side, target)}
     load: Any = DataLoader(list(enumerate(members)), size, **start)  # type: ignore[arg-type]
-    early: list[int] = []  # a Ctrl-C while a process is forked would be lost
-    handler = signal.signal(signal.SIGINT, lambda number, _: early.append(number))
-    results = iter(load)  # starts the workers
-    signal.signal(signal.SIGINT, handler)
-    if early:
-        raise KeyboardInterrupt
+    with signals_wait():
+        results = iter(load)  # starts the workers
     bad: dict[int, str] = {}
     with tqdm(total=len(members), desc="reading pictures", disable=None) as bar:
         try:

@@ -29,6 +29,7 @@ import torch
 from filelock import FileLock, Timeout
 
 import GAN
+from forking import STOPS
 from GAN import UserError, say, show
 
 Writes = dict[Path, Callable[[Path], object]]  # files, and what writes them
@@ -191,11 +192,8 @@ class RunFolder(GAN.RunFolder):
         """Let Ctrl-C and the like ask training to stop, or end all that comes before it; a second
         Ctrl-C ends training at once.
         """
-        ours = os.getpid()
 
         def catch(number: int, frame: object) -> None:
-            if os.getpid() != ours:  # a process that reads pictures
-                os._exit(128 + number)
             if not self.begun:
                 raise KeyboardInterrupt(number)
             if self.caught and number == signal.SIGINT:
@@ -203,11 +201,9 @@ class RunFolder(GAN.RunFolder):
                 os._exit(128 + number)
             self.caught.append(number)
 
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last: the terminal is closed
-            number = getattr(signal, name, None)  # Windows has no SIGHUP
-            ignored = name == "SIGHUP" and number and signal.getsignal(number) == signal.SIG_IGN
-            if number and not ignored:  # as nohup wants it
-                signal.signal(number, catch)
+        for number in STOPS:
+            if number in STOPS[:2] or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, catch)  # but nohup ignores SIGHUP
 
     def begin(self, fresh: bool, skipped: list[str]) -> None:
         """Before training: move the files of an earlier run that has learnt something, unless it

@@ -107,7 +107,7 @@ def main() -> None:
     steps = []  # that a kill has cost
     with tempfile.TemporaryDirectory() as folder:
         data, out, expected, took = Path(folder, "data"), Path(folder, "out"), [], 0.0
-        demo_faces.draw(data, n=160, size=32)
+        demo_faces.draw(data, n=160, size=768)  # large, so that reading them takes its time
         for words in SCORES:
             begun, whole = time.perf_counter(), Path(folder, words[0])
             assert start(data, whole, words).wait() == 0
@@ -127,7 +127,7 @@ def main() -> None:
                 last, said = 0, ""
                 while not early and "look into" not in said and (line := run.stdout.readline()):
                     said += line
-                time.sleep(chance.uniform(0, 4 if early else took / 8))
+                time.sleep(chance.uniform(0, 6 if early else took / 8))
                 run.kill()
                 said += run.stdout.read()
             if run.returncode == 0:

@@ -278,6 +278,42 @@ def test_a_second_ctrl_c_ends_at_once(faces: Path, tmp_path: Path) -> None:
         assert "--fresh" not in said
 
 
+WHILE_FORKING = """
+import os, signal, sys
+from forking import STOPS, signals_wait
+came = []
+for number in STOPS:
+    signal.signal(number, lambda number, _: came.append(number))
+ignored = signal.SIGHUP if "nohup" in sys.argv else None
+if ignored:
+    signal.signal(ignored, signal.SIG_IGN)
+with signals_wait():
+    if (child := os.fork()) == 0:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(0)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    assert not came
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+assert came == [n for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT) if n != ignored]
+try:
+    with signals_wait():
+        raise OSError("no more processes")
+except OSError:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert came[-1] == signal.SIGTERM  # as before
+"""
+
+
+@pytest.mark.parametrize("word", ["", "nohup"])
+def test_signals_while_a_process_is_forked(word: str) -> None:
+    """None is lost, each comes once, in its order; the child leaves all but SIGTERM to us."""
+    command = [sys.executable, "-c", WHILE_FORKING, word]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_stopped_while_pictures_are_read(
     faces: Path, tmp_path: Path, number: signal.Signals

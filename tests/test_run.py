@@ -370,7 +370,7 @@ def copy_of_the_project(folder: Path, *names: str) -> Path:
 def test_a_fresh_clone_without_pictures_draws_avatars(
     gan: Run, faces: Path, tmp_path: Path
 ) -> None:
-    names = ["GAN.py", "settings.py", "safety.py", "pictures.py", "demo_faces.py"]
+    names = ["GAN.py", "settings.py", "safety.py", "pictures.py", "forking.py", "demo_faces.py"]
     script = copy_of_the_project(tmp_path / "clone", *names)
     said = gan("--n_epoch=1", "--img_dir=img", script=script, cwd=script.parent).stdout
     assert "avatar faces are drawn" in said and "24 pictures" in said
