@@ -77,6 +77,7 @@ batch_size = 256  # pictures a step
 d_every = 1  # train the discriminator on every d_every-th batch
 g_every = 5  # train the generator on every g_every-th batch
 n_epoch = 200  # passes over all pictures
+minutes = 0.0  # of training, at most; the last epoch may be cut short. 0: n_epoch decides
 optim_g = "adam"  # the generator's optimiser: "adam" or "sgd"
 optim_d = "adam"  # the discriminator's
 lr_g = 2e-4  # learning rate of the generator
@@ -768,13 +769,18 @@ def save_history(path: Path, history: list[Dict]) -> None:
     write_file(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def train(folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int) -> list[Dict]:
-    """Train up to n_epoch as the settings say and write what comes out; returns the history."""
+def train(
+    folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int, minutes: float = 0
+) -> list[Dict]:
+    """Train as the settings say, up to n_epoch or for minutes, whichever ends first (0: no limit),
+    and write what comes out; returns the history.
+    """
     settings, out = settings_now(), folder.path
     saved = None if fresh else folder.load(settings)
-    if saved and saved["progress"]["epoch"] > n_epoch:
+    limit, of_all = 60 * minutes or math.inf, "" if minutes else f"/{n_epoch}"  # in seconds
+    if saved and (saved["progress"]["epoch"] > n_epoch or saved["progress"]["seconds"] >= limit):
         say(f"{show(out)} holds a finished run: {saved['progress']['epoch'] - 1} epochs are done.")
-        say("A larger --n_epoch extends it, --fresh=True begins anew.")
+        say("A larger --n_epoch (or --minutes) extends it, --fresh=True begins anew.")
         return saved["progress"]["history"]
 
     torch.manual_seed(seed)
@@ -812,10 +818,13 @@ def train(folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int) -> li
     def wants_pictures(step: int) -> bool:
         return step % d_every == 0 or (aim.paired and step % g_every == 0)
 
+    def share() -> float:  # of the run that is done
+        return max(done / total, p.seconds / limit)
+
     done = (p.epoch - 1) * n_batch + p.batch
     with tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None) as bar:
-        while p.epoch <= n_epoch and not folder.caught:
-            bar.set_description(f"epoch {p.epoch}/{n_epoch}")
+        while share() < 1 and not folder.caught:
+            bar.set_description(f"epoch {p.epoch}{of_all}")
             start = time.perf_counter()
             if p.batch == 0:
                 p.order = torch.randperm(len(data), generator=rng, device=rng.device)
@@ -824,7 +833,7 @@ def train(folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int) -> li
             wanted = [index for step, index in ahead if wants_pictures(step)]
             pictures = read_ahead(data, wanted, machine.device)
             for _ in range(p.batch, n_batch):
-                aim.schedule(done / total)
+                aim.schedule(share())
                 done += 1
                 p.batch, p.step, p.images = p.batch + 1, p.step + 1, p.images + batch
                 real = [next(pictures)] if wants_pictures(p.step) else []
@@ -840,33 +849,34 @@ def train(folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int) -> li
                 if folder.due() and p.batch < n_batch:
                     check_losses(p.sums.tolist(), p.epoch, parts)
                     folder.save(p.history, snapshot(parts, rng, p, settings))
-                folder.tell(p.seconds, p.images, (total - done) * batch, machine)
-                if folder.caught:
+                if not minutes:
+                    folder.tell(p.seconds, p.images, (total - done) * batch, machine)
+                if folder.caught or share() >= 1:
                     break
             sums = p.sums.tolist()  # waits for the device, so that the clock below is right
             check_losses(sums, p.epoch, parts)
             p.seconds += time.perf_counter() - start
-            if p.batch < n_batch:
+            if p.batch < n_batch and share() < 1:
                 break
             row = epoch_row(p, sums, batch, d_every, g_every)
             p.history.append(row)
-            end = p.epoch in (1, n_epoch)
+            end = p.epoch == 1 or share() >= 1
             save = end or p.epoch % save_every == 0
             best, remarks = False, list[str]()
             if (end or p.epoch % (score_every or save_every) == 0) and score_by != "none":
                 best, remarks = folder.judge(average, p.history, data, settings, machine)
             bar.set_postfix_str(losses := in_words(row))
             rate = f"{row['images_per_second']:.0f} pictures/s"
-            say("\n".join([f"epoch {p.epoch}/{n_epoch}  {losses}  {rate}", *remarks]))
+            say("\n".join([f"epoch {p.epoch}{of_all}  {losses}  {rate}", *remarks]))
             p.epoch, p.batch = p.epoch + 1, 0
             grid = draw(average, p.fixed_noise).cpu() if save else None
             whole = snapshot(parts, rng, p, settings) if save or best or folder.due() else {}
             folder.save(p.history, whole, grid, best)
         if folder.caught:
             folder.save(p.history, snapshot(parts, rng, p, settings))
-        folder.finish(p.epoch)
+        folder.finish(p.epoch if share() < 1 else 0)
     took = tqdm.format_interval(p.seconds)
-    say(f"Finished {n_epoch} epochs in {took}: {show(out / f'epoch-{n_epoch}.png')}")
+    say(f"Finished {p.epoch - 1} epochs in {took}: {show(out / f'epoch-{p.epoch - 1}.png')}")
     return p.history
 
 
@@ -886,7 +896,7 @@ def main() -> None:
         with closing(safety.RunFolder(out) if safety else RunFolder(out)) as folder:
             data, skipped = load_pictures(root, image_size, out)
             folder.begin(fresh, skipped)
-            train(folder, data, machine, n_epoch)
+            train(folder, data, machine, n_epoch, minutes)
     except UserError as error:
         sys.exit(f"GAN.py: {error}")
     except (Exception, KeyboardInterrupt) as error:

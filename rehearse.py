@@ -63,8 +63,10 @@ def rehearse(root: Path, img: Path) -> None:
     say(f"pictures: {found:,} found; {len(skipped)} of {tried:,} tried can't be read")
     for line in skipped[:10]:
         say(f"  {line}")
-    say(f"time: {in_time(reading)} to read them, once; {in_time(images / rate)} to train")
-    say(f"  {GAN.n_epoch} epochs at {rate:.0f} pictures/s on {machine.name}")
+    long = min(images / rate, 60 * GAN.minutes or math.inf)
+    say(f"time: {in_time(reading)} to read them, once; {in_time(long)} to train")
+    epochs = f"{GAN.n_epoch * long * rate / images:.1f}".removesuffix(".0")
+    say(f"  {epochs} epochs at {rate:.0f} pictures/s on {machine.name}")
     say("  (grids and scores left out)")
     used, there = memory(machine.device)
     say(f"memory: {used / 1e9:.1f} GB of {there / 1e9:.1f} GB")

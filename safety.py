@@ -121,11 +121,12 @@ def compare(out: Path, old: dict[str, Any], settings: dict[str, Any]) -> None:
         raise UserError(
             f"{show(out)} holds a run of other networks or optimisers ({other}): {WAYS_OUT}."
         )
-    for name in sorted(changed.keys() - {"img_dir", "n_epoch", "fresh", "dry_run"}):
+    for name in sorted(changed.keys() - {"img_dir", "n_epoch", "minutes", "fresh", "dry_run"}):
         too_late = ", too late to have an effect" if name in ("init", "seed") else ""
         say(f"changed since the checkpoint: {changed[name]}{too_late}")
-    if "n_epoch" in changed and (settings["lr_decay"] != "none" or settings["instance_noise"]):
-        say(f"{changed['n_epoch']}: learning rates or noise are now those of a run of that length")
+    if settings["lr_decay"] != "none" or settings["instance_noise"]:
+        for name in changed.keys() & {"n_epoch", "minutes"}:
+            say(f"{changed[name]}: learning rates or noise are now those of a run of that length")
 
 
 def keep_before(path: Path) -> None:
@@ -304,7 +305,7 @@ class RunFolder(GAN.RunFolder):
 
     def finish(self, epoch: int) -> None:
         """Wait until all is written; after a signal in the middle of a run, which is in that epoch
-        then, end the program with the conventional status.
+        then (0: it is done), end the program with the conventional status.
         """
         for tries in count():
             if self.working.result() or self.caught:
@@ -315,7 +316,7 @@ class RunFolder(GAN.RunFolder):
             self.write({})
         if self.said:  # the last thing tried has failed
             say(f"Stopped, but {self.said}. To go on from the save before: {again()}")
-        elif self.caught and epoch <= GAN.n_epoch:
+        elif self.caught and epoch:
             say(f"Stopped in epoch {epoch} with everything saved. To go on: {again()}")
         else:
             return

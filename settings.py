@@ -43,7 +43,7 @@ RULES: dict[str, Rule] = {
         ("ema seed score_every", from_up(0)),
         ("flip fresh dry_run compile bias deterministic", (bool, lambda v: True, "True or False")),
         ("lr_g lr_d checkpoint_minutes", (float, lambda v: 0 < v < LARGE, "a number above 0")),
-        ("gp r1 r2 weight_decay_g weight_decay_d instance_noise", NOT_NEGATIVE),
+        ("minutes gp r1 r2 weight_decay_g weight_decay_d instance_noise", NOT_NEGATIVE),
         ("beta1_g beta1_d beta2_g beta2_d dis_dropout label_smoothing", BELOW_ONE),
         ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
         ("kernel", one_of(4, 5)),

@@ -428,6 +428,30 @@ def test_gan_alone_in_an_empty_folder(faces: Path, tmp_path: Path) -> None:
     assert not any(elsewhere.iterdir())
 
 
+def test_for_so_many_minutes(gan: Run, faces: Path, tmp_path: Path) -> None:
+    """The run ends within an epoch, with all that a run ends with; rates fall over its time."""
+    words = [f"--data_dir={faces}", "--n_epoch=1000000", "--batch_size=2", "--lr_decay=linear"]
+    said = gan(*words, "--minutes=0.04").stdout
+    out = tmp_path / "img"
+    table, whole = rows(out), checkpoint(out)
+    last, images = table[-1]["epoch"], int(table[-1]["images"])
+    assert f"Finished {last} epochs" in said and "1000000" not in said
+    assert whole["progress"]["seconds"] == pytest.approx(2.4, abs=0.5)
+    assert images == whole["progress"]["images"] == 2 * whole["progress"]["step"]
+    assert 40 * (int(last) - 1) < images <= 40 * int(last)  # the last one may have been cut short
+    assert {f"epoch-{last}.png", f"epoch-{last}-loss.png"} <= {path.name for path in out.iterdir()}
+    for name in "gd":  # at the beginning of the last step
+        assert 0 < whole["parts"][f"opt_{name}"]["param_groups"][0]["lr"] < 0.2 * 2e-4
+    before = whole["progress"]["step"]
+    assert "holds a finished run" in gan(*words, "--minutes=0.04").stdout
+    said = gan(*words, "--minutes=0.06").stdout
+    assert "minutes 0.04 -> 0.06: learning rates" in said
+    assert checkpoint(out)["progress"]["step"] > before
+    assert checkpoint(out)["progress"]["seconds"] == pytest.approx(3.6, abs=0.5)
+    said = gan(*words, "--minutes=0.06", "--dry_run").stdout
+    assert "00:03 to train" in said
+
+
 def test_dry_run(gan: Run, faces: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(faces, data, ignore=shutil.ignore_patterns(".GAN*"))
