@@ -65,7 +65,9 @@ flip = False  # True: mirror every picture half of the time
 noise_size = 100  # numbers that the generator makes a face from
 gen_fm = 32  # feature maps before the generator's last layer; 128 in the DCGAN paper
 dis_fm = 32  # feature maps after the discriminator's first layer; 128 in the paper
+deep_side = 4  # of the deepest feature maps: 4, or 6 (sizes of 3·2^k are doubled all the way)
 kernel = 4  # of the convolutions that halve or double the side: 4, or 5
+upsample = "transposed"  # in the generator: "transposed" convolutions, or "nearest" (no weave)
 bias = True  # False: convolutions without biases
 dis_norm = "none"  # "none", "batch" (all but the discriminator's outer layers) or "spectral"
 dis_dropout = 0.0  # share of the discriminator's feature maps that a step does without
@@ -297,25 +299,42 @@ def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> 
 
 # ---- networks ------------------------------------------------------------------------------------
 #
-# One rule for every size 2^k or 3·2^k: feature maps of 4x4 at the deep end, doubled stage by stage
-# (kernel 4, stride 2, padding 1; or 5, 2, 2) to the last stage, which doubles or triples (kernel 5,
-# stride 3, padding 1) to the picture. Halving the side doubles the feature maps. At 96:
+# One rule for every size 2^k or 3·2^k: feature maps of 4x4 (or 6x6) at the deep end, doubled stage
+# by stage (kernel 4, stride 2, padding 1; or 5, 2, 2) to the last stage, which doubles or triples
+# (kernel 5, stride 3, padding 1) to the picture. Halving the side doubles the feature maps. At 96:
 #
 #     generator      noise 100 > 8·fm 4x4 > 4·fm 8x8 > 2·fm 16x16 > fm 32x32 > 3 96x96
 #     discriminator  3 96x96 > fm 32x32 > 2·fm 16x16 > 4·fm 8x8 > 8·fm 4x4 > 1 logit
 
 
-def convolutions(image_size: int, fm: int, end: int, kernel: int) -> list[tuple[int, ...]]:
+def convolutions(
+    image_size: int, fm: int, end: int, kernel: int, deep_side: int
+) -> list[tuple[int, ...]]:
     """(channels deep, channels shallow, kernel, stride, padding) from 1x1 up to the picture."""
-    fms, side = [fm], 4
+    fms, side = [fm], deep_side
     while image_size > 3 * side:
         fms, side = [2 * fms[0], *fms], 2 * side
     if image_size not in (2 * side, 3 * side):
-        raise ValueError(f"image_size must be 2^k or 3·2^k from 8 up, not {image_size}")
+        sizes = "2^k or 3·2^k from 8 up" if deep_side == 4 else "3·2^k from 12 up for deep_side=6"
+        raise UserError(f"image_size must be {sizes}, not {image_size}")
     double, triple = (kernel, 2, kernel // 2 - (kernel == 4)), (5, 3, 1)
     last = double if image_size == 2 * side else triple
     doubling = [(deep, shallow, *double) for deep, shallow in pairwise(fms)]
-    return [(end, fms[0], 4, 1, 0), *doubling, (fm, 3, *last)]
+    return [(end, fms[0], deep_side, 1, 0), *doubling, (fm, 3, *last)]
+
+
+class NearestConv(nn.ConvTranspose2d):
+    """(N, C, S, S) to (N, C', kS, kS): every pixel k x k times, then a convolution of 3x3.
+
+    Its pixels all get equally many weights, which leaves no weave (Odena et al. 2016). Computed as
+    the transposed convolution of k + 2, stride k, whose kernel is that of 3x3 summed up at k x k
+    places: exactly the same, for k = 2 at 4/9 of the arithmetic.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        k = self.stride[0]
+        kernel = F.avg_pool2d(F.pad(self.weight, [k - 1] * 4), k, 1, divisor_override=1)
+        return F.conv_transpose2d(x, kernel, self.bias, k, 1)
 
 
 class Generator(nn.Sequential):
@@ -325,12 +344,23 @@ class Generator(nn.Sequential):
     """
 
     def __init__(
-        self, image_size: int, noise_size: int, fm: int, kernel: int = 4, bias: bool = True
+        self,
+        image_size: int,
+        noise_size: int,
+        fm: int,
+        kernel: int = 4,
+        bias: bool = True,
+        deep_side: int = 4,
+        upsample: str = "transposed",
     ) -> None:
         layers: list[Module] = []
-        for deep, shallow, k, stride, pad in convolutions(image_size, fm, noise_size, kernel):
-            more = max(0, stride + 2 * pad - k)  # of an odd kernel: it would be one pixel short
-            layers.append(nn.ConvTranspose2d(deep, shallow, k, stride, pad, more, bias=bias))
+        stages = convolutions(image_size, fm, noise_size, kernel, deep_side)
+        for deep, shallow, k, stride, pad in stages:
+            if upsample == "nearest" and stride > 1:
+                layers.append(NearestConv(deep, shallow, 3, stride, bias=bias))
+            else:
+                more = max(0, stride + 2 * pad - k)  # of an odd kernel: it would be a pixel short
+                layers.append(nn.ConvTranspose2d(deep, shallow, k, stride, pad, more, bias=bias))
             layers += [nn.BatchNorm2d(shallow), nn.ReLU(inplace=True)]
         super().__init__(*layers[:-2], nn.Tanh())
 
@@ -352,9 +382,11 @@ class Discriminator(nn.Sequential):
         dropout: float = 0.0,
         kernel: int = 4,
         bias: bool = True,
+        deep_side: int = 4,
     ) -> None:
         layers: list[Module] = []
-        for deep, shallow, k, stride, pad in reversed(convolutions(image_size, fm, 1, kernel)):
+        stages = convolutions(image_size, fm, 1, kernel, deep_side)
+        for deep, shallow, k, stride, pad in reversed(stages):
             layer = nn.Conv2d(shallow, deep, k, stride, pad, bias=bias)
             layers.append(spectral_norm(layer) if norm == "spectral" else layer)
             if stride == 1:  # the last
@@ -388,13 +420,13 @@ def ema_decay(half_life: float, images: int, step_images: int) -> float:
 
 def make_generator(s: Dict) -> Generator:
     """The generator that settings s make; older ones, in a file, lack some."""
-    layers = s.get("kernel", 4), s.get("bias", True)
-    return Generator(s["image_size"], s["noise_size"], s["gen_fm"], *layers)
+    layers: Dict = {n: s[n] for n in ("kernel", "bias", "deep_side", "upsample") if n in s}
+    return Generator(s["image_size"], s["noise_size"], s["gen_fm"], **layers)
 
 
 def build(s: Dict, machine: Machine) -> Dict:
     """What the settings s make: networks, the generator's average, their optimisers, a scaler."""
-    about_d = ("image_size", "dis_fm", "dis_norm", "dis_dropout", "kernel", "bias")
+    about_d = "image_size", "dis_fm", "dis_norm", "dis_dropout", "kernel", "bias", "deep_side"
     gen, dis = make_generator(s), Discriminator(*(s[name] for name in about_d))
     nets, opts = {"gen": gen, "dis": dis}, dict[str, Optimizer]()
     for name, net in nets.items():

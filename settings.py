@@ -47,6 +47,8 @@ RULES: dict[str, Rule] = {
         ("beta1_g beta1_d beta2_g beta2_d dis_dropout label_smoothing", BELOW_ONE),
         ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
         ("kernel", one_of(4, 5)),
+        ("deep_side", one_of(4, 6)),
+        ("upsample", one_of("transposed", "nearest")),
         ("dis_norm", one_of("none", "batch", "spectral")),
         ("loss", one_of("bce", "bce-sum", "hinge", "wgan-gp", "rpgan")),
         ("optim_g optim_d", one_of("adam", "sgd")),
@@ -85,10 +87,18 @@ def check_weights(s: Dict) -> None:
         raise UserError(f"score_weights: there is no file {weights}")
 
 
+def check_stages(s: Dict) -> None:
+    """UserError if no networks can be built that way."""
+    GAN.convolutions(s["image_size"], 1, 1, s["kernel"], s["deep_side"])
+    if s["upsample"] == "nearest" and s["kernel"] != 4:
+        raise UserError("upsample=nearest has a kernel of its own: kernel must be 4")
+
+
 # What must fit each other, and what sees to it.
 FIT: dict[str, Callable[[Dict], object]] = {
     "loss gp r1 r2 gp_every label_smoothing": lambda s: GAN.choose_objective(s, 1),
     "device precision": lambda s: GAN.choose_machine(s["device"], s["precision"]),
+    "image_size kernel deep_side upsample": check_stages,
     "data_dir img_dir": check_places,
     "score_by score_weights": check_weights,
 }
