@@ -12,11 +12,11 @@
     python GAN.py --dry_run=True                try everything out in seconds, see what it will cost
     python GAN.py --help                        list all settings
 
-Pictures are looked for in data/, in folders and zip files; if there are none, avatars are drawn. In
-img/ appear real.png (pictures as the network sees them), epoch-N.png (the same 64 noise vectors
-through the generator each time), epoch-N-loss.png, losses.csv, settings.json, checkpoint.pt (start
-again: it goes on), generator.pt (for sampling) and generator-best.pt. With every grid it prints a
-score, which falls as faces improve (evaluate.py).
+Pictures are looked for in data/, in folders and zip files; without any, avatars are drawn. In img/
+appear real.png (pictures as the network sees them), epoch-N.png (always from the same 64 noise
+vectors), epoch-N-loss.png, losses.csv, settings.json, checkpoint.pt (start again: it goes on),
+generator.pt (for sampling) and generator-best.pt. With every grid it prints a score, which falls as
+faces improve (evaluate.py).
 
 On two CPU cores (Xeon with AMX, torch 2.14.1) the settings below train at 921 pictures a second
 (median of 100 epochs of 28,160) and draw plain faces after 50 epochs; report.md has the pictures.
@@ -147,6 +147,7 @@ def read_settings(words: list[str]) -> None:
         globals().update(reader.read(words))
     elif words:
         raise UserError("without settings.py beside it, change the settings at its top instead")
+    choose_objective(settings_now(), 1)  # UserError if they don't fit
 
 
 # ---- machine -------------------------------------------------------------------------------------
@@ -299,42 +300,38 @@ def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> 
 
 # ---- networks ------------------------------------------------------------------------------------
 #
-# One rule for every size 2^k or 3·2^k: feature maps of 4x4 (or 6x6) at the deep end, doubled stage
-# by stage (kernel 4, stride 2, padding 1; or 5, 2, 2) to the last stage, which doubles or triples
-# (kernel 5, stride 3, padding 1) to the picture. Halving the side doubles the feature maps. At 96:
+# One rule for every size 2^k or 3·2^k: 4x4 (or 6x6) feature maps at the deep end, doubled stage by
+# stage (kernel 4, stride 2, padding 1; or 5, 2, 2) up to the last, which doubles or triples to the
+# picture (kernel 5, stride 3, padding 1). Halving the side doubles the feature maps. At 96:
 #
 #     generator      noise 100 > 8·fm 4x4 > 4·fm 8x8 > 2·fm 16x16 > fm 32x32 > 3 96x96
 #     discriminator  3 96x96 > fm 32x32 > 2·fm 16x16 > 4·fm 8x8 > 8·fm 4x4 > 1 logit
 
 
-def convolutions(
-    image_size: int, fm: int, end: int, kernel: int, deep_side: int
-) -> list[tuple[int, ...]]:
+class Layers(NamedTuple):
+    """What both networks have in common, as the settings of these names say."""
+
+    kernel: int = 4
+    bias: bool = True
+    deep_side: int = 4
+    upsample: str = "transposed"
+
+
+DCGAN = Layers()
+
+
+def convolutions(image_size: int, fm: int, end: int, like: Layers) -> list[tuple[int, ...]]:
     """(channels deep, channels shallow, kernel, stride, padding) from 1x1 up to the picture."""
-    fms, side = [fm], deep_side
+    fms, side, kernel = [fm], like.deep_side, like.kernel
     while image_size > 3 * side:
         fms, side = [2 * fms[0], *fms], 2 * side
     if image_size not in (2 * side, 3 * side):
-        sizes = "2^k or 3·2^k from 8 up" if deep_side == 4 else "3·2^k from 12 up for deep_side=6"
-        raise UserError(f"image_size must be {sizes}, not {image_size}")
+        sizes = {4: "2^k or 3·2^k from 8 up", 6: "3·2^k from 12 up for deep_side=6"}
+        raise UserError(f"image_size must be {sizes[like.deep_side]}, not {image_size}")
     double, triple = (kernel, 2, kernel // 2 - (kernel == 4)), (5, 3, 1)
     last = double if image_size == 2 * side else triple
     doubling = [(deep, shallow, *double) for deep, shallow in pairwise(fms)]
-    return [(end, fms[0], deep_side, 1, 0), *doubling, (fm, 3, *last)]
-
-
-class NearestConv(nn.ConvTranspose2d):
-    """(N, C, S, S) to (N, C', kS, kS): every pixel k x k times, then a convolution of 3x3.
-
-    Its pixels all get equally many weights, which leaves no weave (Odena et al. 2016). Computed as
-    the transposed convolution of k + 2, stride k, whose kernel is that of 3x3 summed up at k x k
-    places: exactly the same, for k = 2 at 4/9 of the arithmetic.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        k = self.stride[0]
-        kernel = F.avg_pool2d(F.pad(self.weight, [k - 1] * 4), k, 1, divisor_override=1)
-        return F.conv_transpose2d(x, kernel, self.bias, k, 1)
+    return [(end, fms[0], like.deep_side, 1, 0), *doubling, (fm, 3, *last)]
 
 
 class Generator(nn.Sequential):
@@ -343,26 +340,18 @@ class Generator(nn.Sequential):
     The DCGAN generator (Radford et al. 2016): transposed convolutions, batch norm and ReLU, tanh.
     """
 
-    def __init__(
-        self,
-        image_size: int,
-        noise_size: int,
-        fm: int,
-        kernel: int = 4,
-        bias: bool = True,
-        deep_side: int = 4,
-        upsample: str = "transposed",
-    ) -> None:
+    def __init__(self, image_size: int, noise_size: int, fm: int, like: Layers = DCGAN) -> None:
         layers: list[Module] = []
-        stages = convolutions(image_size, fm, noise_size, kernel, deep_side)
-        for deep, shallow, k, stride, pad in stages:
-            if upsample == "nearest" and stride > 1:
-                layers.append(NearestConv(deep, shallow, 3, stride, bias=bias))
+        for deep, shallow, k, stride, pad in convolutions(image_size, fm, noise_size, like):
+            more = max(0, stride + 2 * pad - k)  # of an odd kernel: it would be one pixel short
+            if like.upsample == "nearest" and stride > 1:
+                layers.append(sibling("networks").NearestConv(deep, shallow, stride, like.bias))
             else:
-                more = max(0, stride + 2 * pad - k)  # of an odd kernel: it would be a pixel short
-                layers.append(nn.ConvTranspose2d(deep, shallow, k, stride, pad, more, bias=bias))
+                shape = deep, shallow, k, stride, pad, more
+                layers.append(nn.ConvTranspose2d(*shape, bias=like.bias))
             layers += [nn.BatchNorm2d(shallow), nn.ReLU(inplace=True)]
         super().__init__(*layers[:-2], nn.Tanh())
+        self.like = like
 
 
 class Discriminator(nn.Sequential):
@@ -375,19 +364,11 @@ class Discriminator(nn.Sequential):
     """
 
     def __init__(
-        self,
-        image_size: int,
-        fm: int,
-        norm: str = "none",
-        dropout: float = 0.0,
-        kernel: int = 4,
-        bias: bool = True,
-        deep_side: int = 4,
+        self, image_size: int, fm: int, norm: str = "none", dropout: float = 0, like: Layers = DCGAN
     ) -> None:
         layers: list[Module] = []
-        stages = convolutions(image_size, fm, 1, kernel, deep_side)
-        for deep, shallow, k, stride, pad in reversed(stages):
-            layer = nn.Conv2d(shallow, deep, k, stride, pad, bias=bias)
+        for deep, shallow, k, stride, pad in reversed(convolutions(image_size, fm, 1, like)):
+            layer = nn.Conv2d(shallow, deep, k, stride, pad, bias=like.bias)
             layers.append(spectral_norm(layer) if norm == "spectral" else layer)
             if stride == 1:  # the last
                 break
@@ -399,42 +380,32 @@ class Discriminator(nn.Sequential):
         self.norm = norm
 
 
-@torch.no_grad()
-def init_dcgan(net: Module) -> None:
-    """First weights of the DCGAN paper: N(0, 0.02), batch norm's N(1, 0.02), biases 0."""
-    for name, values in net.named_parameters():
-        if name.endswith("bias"):
-            values.zero_()
-        else:
-            values.normal_(float(values.ndim == 1), 0.02)  # only batch norm's have one dimension
-
-
 def ema_decay(half_life: float, images: int, step_images: int) -> float:
     """What the average keeps of itself over step_images pictures: 0.5^(step_images / half-life).
 
-    The half-life is 5 % of the pictures seen at most, so that the noise of the start is soon
-    forgotten (StyleGAN2's ramp-up; Karras et al. 2020, official code).
+    The half-life is 5 % of the pictures seen at most, so that the start is soon forgotten
+    (StyleGAN2's ramp-up; Karras et al. 2020, official code).
     """
     return 0.5 ** (step_images / max(min(half_life, 0.05 * images), 1e-8))
 
 
 def make_generator(s: Dict) -> Generator:
     """The generator that settings s make; older ones, in a file, lack some."""
-    layers: Dict = {n: s[n] for n in ("kernel", "bias", "deep_side", "upsample") if n in s}
-    return Generator(s["image_size"], s["noise_size"], s["gen_fm"], **layers)
+    like = Layers(**{name: s[name] for name in Layers._fields if name in s})
+    return Generator(s["image_size"], s["noise_size"], s["gen_fm"], like)
 
 
 def build(s: Dict, machine: Machine) -> Dict:
     """What the settings s make: networks, the generator's average, their optimisers, a scaler."""
-    about_d = "image_size", "dis_fm", "dis_norm", "dis_dropout", "kernel", "bias", "deep_side"
-    gen, dis = make_generator(s), Discriminator(*(s[name] for name in about_d))
+    about_d = s["image_size"], s["dis_fm"], s["dis_norm"], s["dis_dropout"]
+    gen = make_generator(s)
+    dis = Discriminator(*about_d, gen.like)
     nets, opts = {"gen": gen, "dis": dis}, dict[str, Optimizer]()
     for name, net in nets.items():
         if s["init"] == "dcgan":
-            init_dcgan(net)
+            sibling("networks").init_dcgan(net)
         net.to(machine.device).to(memory_format=machine.layout)
-        g = name[0]
-        lr = s[f"lr_{g}"]
+        g, lr = name[0], s[f"lr_{name[0]}"]
         if machine.graphs and s["lr_decay"] != "none":  # where a graph sees it change
             lr = torch.tensor(lr, device=machine.device)
         about: Dict = {"lr": lr, "weight_decay": s[f"weight_decay_{g}"], "fused": True}
@@ -488,16 +459,15 @@ class Objective(NamedTuple):
 
 BCE = Objective()
 PLAIN = {"loss": "bce", "gp": 0, "r1": 0, "r2": 0, "gp_every": 1, "label_smoothing": 0}
-PLAIN |= {"instance_noise": 0, "lr_decay": "none"}
+PLAIN |= {"instance_noise": 0, "lr_decay": "none", "init": "torch", "upsample": "transposed"}
 
 
 def choose_objective(settings: Dict, batch: int, opts: Dict | None = None) -> Objective:
     """What these settings train for, with a schedule for opts; UserError where they don't fit."""
-    if objectives := sibling("objectives"):
-        return objectives.choose(settings, batch, opts)
-    if any(settings[name] != value for name, value in PLAIN.items()):
-        raise UserError(f"other values of {', '.join(PLAIN)} need objectives.py beside GAN.py")
-    return BCE
+    objectives, networks = sibling("objectives"), sibling("networks")
+    if not (objectives and networks) and any(settings[k] != v for k, v in PLAIN.items()):
+        raise UserError(f"other values of {', '.join(PLAIN)} need objectives.py and networks.py")
+    return objectives.choose(settings, batch, opts) if objectives else BCE
 
 
 # ---- one step of D, one step of G ----------------------------------------------------------------
@@ -757,7 +727,7 @@ class RunFolder:
     def nothing(self, *_: Any, **__: Any) -> None:
         """What the plain way does before training, at each step, after, and to let all go."""
 
-    begin = tell = finish = close = nothing
+    begin = recognise = tell = finish = close = nothing
 
 
 # ---- train() -------------------------------------------------------------------------------------
@@ -789,7 +759,7 @@ def check_losses(sums: list[float], epoch: int, parts: Dict) -> None:
     if not all(map(math.isfinite, [*sums, *map(float, largest)])):
         raise UserError(
             f"in epoch {epoch} the losses are no longer numbers. Start again, from the last good "
-            "state, with lower --lr_g and --lr_d, other penalties (gp, r1, r2) or --precision=fp32."
+            "state, with lower --lr_g and --lr_d, other gp, r1 and r2, or --precision=fp32."
         )
 
 
@@ -804,17 +774,10 @@ def save_history(path: Path, history: list[Dict]) -> None:
 def train(
     folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int, minutes: float = 0
 ) -> list[Dict]:
-    """Train as the settings say, up to n_epoch or for minutes, whichever ends first (0: no limit),
-    and write what comes out; returns the history.
-    """
+    """Train up to n_epoch or for minutes (0: no limit), and write what comes out: the history."""
     settings, out = settings_now(), folder.path
     saved = None if fresh else folder.load(settings)
     limit, of_all = 60 * minutes or math.inf, "" if minutes else f"/{n_epoch}"  # in seconds
-    if saved and (saved["progress"]["epoch"] > n_epoch or saved["progress"]["seconds"] >= limit):
-        say(f"{show(out)} holds a finished run: {saved['progress']['epoch'] - 1} epochs are done.")
-        say("A larger --n_epoch (or --minutes) extends it, --fresh=True begins anew.")
-        return saved["progress"]["history"]
-
     torch.manual_seed(seed)
     parts = build(settings, machine)
     gen, dis, average, opt_g, opt_d, _ = parts.values()
@@ -822,15 +785,12 @@ def train(
     if machine.device.type == "cuda" and 2 * data.nbytes < torch.cuda.mem_get_info()[0]:
         data = data.to(machine.device)
     batch = min(batch_size, len(data))
-    n_batch = len(data) // batch
-    total = n_epoch * n_batch
+    total = n_epoch * (n_batch := len(data) // batch)
     rng = Rng(machine.device).manual_seed(seed)
     some = data[torch.randperm(len(data), generator=Rng().manual_seed(0))[:64].to(data.device)]
     p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
     p = restore(saved, parts, rng, data, batch) if saved else p
-    if p.sample not in (0, sample := int(some.sum())):
-        say("These are other pictures than before; --fresh=True would begin anew with them.")
-    p.sample = sample
+    folder.recognise(p, some)
     about = partial(save_settings, settings=settings, machine=machine, n_pictures=len(data))
     real_png = partial(save_grid, pictures=to_real(some, machine).cpu())
     folder.write({out / "settings.json": about, out / "real.png": real_png})
@@ -881,8 +841,7 @@ def train(
                 if folder.due() and p.batch < n_batch:
                     check_losses(p.sums.tolist(), p.epoch, parts)
                     folder.save(p.history, snapshot(parts, rng, p, settings))
-                if not minutes:
-                    folder.tell(p.seconds, p.images, (total - done) * batch, machine)
+                folder.tell(p.seconds, p.images, 0 if minutes else (total - done) * batch, machine)
                 if folder.caught or share() >= 1:
                     break
             sums = p.sums.tolist()  # waits for the device, so that the clock below is right

@@ -235,10 +235,23 @@ class RunFolder(GAN.RunFolder):
             self.threads.submit(GAN.sibling, "evaluate")  # importing it takes seconds
 
     def load(self, settings: dict[str, Any]) -> dict[str, Any] | None:
-        return load_checkpoint(self.path, settings)
+        """The checkpoint to go on from, if any; ends the program if nothing is left to do."""
+        if saved := load_checkpoint(self.path, settings):
+            epochs, seconds = saved["progress"]["epoch"] - 1, saved["progress"]["seconds"]
+            if epochs >= settings["n_epoch"] or seconds >= 60 * settings["minutes"] > 0:
+                say(f"{show(self.path)} holds a finished run: {epochs} epochs are done.")
+                say("A larger --n_epoch (or --minutes) extends it, --fresh=True begins anew.")
+                sys.exit()
+        return saved
+
+    def recognise(self, progress: GAN.Progress, some: torch.Tensor) -> None:
+        """Say so if a run goes on with other pictures than before, of which `some` are a sample."""
+        before, progress.sample = progress.sample, int(some.sum())
+        if before not in (0, progress.sample):
+            say("These are other pictures than before; --fresh=True would begin anew with them.")
 
     def tell(self, seconds: float, images: int, left: int, machine: GAN.Machine) -> None:
-        """Ten seconds after training has begun, say how long `left` more pictures take."""
+        """Ten seconds after training has begun, say how long `left` more pictures take, if any."""
         if self.told is None:
             self.told = seconds, images
         elif seconds > self.told[0] + 10:

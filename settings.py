@@ -89,7 +89,7 @@ def check_weights(s: Dict) -> None:
 
 def check_stages(s: Dict) -> None:
     """UserError if no networks can be built that way."""
-    GAN.convolutions(s["image_size"], 1, 1, s["kernel"], s["deep_side"])
+    GAN.convolutions(s["image_size"], 1, 1, GAN.Layers(deep_side=s["deep_side"]))
     if s["upsample"] == "nearest" and s["kernel"] != 4:
         raise UserError("upsample=nearest has a kernel of its own: kernel must be 4")
 

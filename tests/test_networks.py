@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import GAN
+from networks import NearestConv, init_dcgan
 
 CPU = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
 SIZES = (32, 48, 64, 96, 128, 192, 256)
@@ -73,24 +74,27 @@ def test_other_sizes_are_refused(size: int) -> None:
         GAN.Generator(size, 7, 2)
 
 
+SIX, NEAREST = GAN.Layers(deep_side=6), GAN.Layers(upsample="nearest")
+
+
 def test_from_6x6_every_stage_doubles() -> None:
-    gen, dis = GAN.Generator(96, 100, 32, deep_side=6), GAN.Discriminator(96, 32, deep_side=6)
+    gen, dis = GAN.Generator(96, 100, 32, SIX), GAN.Discriminator(96, 32, like=SIX)
     up = [(100, 256, 6, 1, 0), (256, 128, 4, 2, 1), (128, 64, 4, 2, 1), (64, 32, 4, 2, 1)]
     assert shapes(gen) == [*up, (32, 3, 4, 2, 1)]
     down = [(32, 64, 4, 2, 1), (64, 128, 4, 2, 1), (128, 256, 4, 2, 1)]
     assert shapes(dis) == [(3, 32, 4, 2, 1), *down, (256, 1, 6, 1, 0)]
     for size in (48, 192):
-        pictures = GAN.Generator(size, 7, 1, deep_side=6)(torch.randn(3, 7, 1, 1))
+        pictures = GAN.Generator(size, 7, 1, SIX)(torch.randn(3, 7, 1, 1))
         assert pictures.shape == (3, 3, size, size)
-        assert GAN.Discriminator(size, 1, deep_side=6)(pictures).shape == (3,)
+        assert GAN.Discriminator(size, 1, like=SIX)(pictures).shape == (3,)
     with pytest.raises(GAN.UserError, match="3·2\\^k from 12 up for deep_side=6, not 64"):
-        GAN.Generator(64, 7, 1, deep_side=6)
+        GAN.Generator(64, 7, 1, SIX)
 
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_nearest_neighbours_then_3x3(k: int) -> None:
     """The one transposed convolution is the two operations that it stands for; so is its slope."""
-    layer = GAN.NearestConv(5, 7, 3, k).double()
+    layer = NearestConv(5, 7, k).double()
     x = torch.randn(2, 5, 6, 6, dtype=torch.float64, requires_grad=True)
     kernel = layer.weight.flip(2, 3).transpose(0, 1)
     enlarged = F.interpolate(x, scale_factor=k, mode="nearest")
@@ -105,7 +109,7 @@ def test_nearest_neighbours_then_3x3(k: int) -> None:
 
 @pytest.mark.parametrize("size", [32, 96, 128])
 def test_a_generator_of_nearest_neighbours(size: int) -> None:
-    plain, near = GAN.Generator(size, 7, 4), GAN.Generator(size, 7, 4, upsample="nearest")
+    plain, near = GAN.Generator(size, 7, 4), GAN.Generator(size, 7, 4, NEAREST)
     assert near(torch.randn(3, 7, 1, 1)).shape == (3, 3, size, size)
     assert [type(m).__name__ for m in near] == [
         "NearestConv" if isinstance(m, nn.ConvTranspose2d) and m.stride[0] > 1 else type(m).__name__
@@ -113,7 +117,7 @@ def test_a_generator_of_nearest_neighbours(size: int) -> None:
     ]
     # Constant maps stay constant, but for the border: all pixels get equally many weights.
     layer = near[3]
-    assert isinstance(layer, GAN.NearestConv)
+    assert isinstance(layer, NearestConv)
     with torch.no_grad():
         same = layer(torch.ones(1, layer.in_channels, 6, 6))[0, :, 2:-2, 2:-2]
     torch.testing.assert_close(same, same[:, :1, :1].expand_as(same))
@@ -128,7 +132,7 @@ def test_batch_norm_in_all_but_the_outer_layers() -> None:
 def test_init_dcgan() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(*GAN.Generator(64, 100, 32), *GAN.Discriminator(64, 32, "batch"))
-    GAN.init_dcgan(net)
+    init_dcgan(net)
     for m in net:
         if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
             mean = 1.0 if isinstance(m, nn.BatchNorm2d) else 0.0

@@ -18,6 +18,7 @@ import evaluate
 import GAN
 import settings
 from conftest import ROOT, TINY, Run
+from networks import init_dcgan
 from objectives import (
     OBJECTIVES,
     Schedule,
@@ -260,20 +261,23 @@ def test_a_schedule_changes_rates_where_they_are() -> None:
     assert opts["lr_d"].param_groups[0]["lr"] == 0.5
 
 
+FIVE, BARE = GAN.Layers(kernel=5), GAN.Layers(bias=False)
+
+
 def test_layers_of_five_by_five() -> None:
-    gen, dis = GAN.Generator(128, 100, 8, 5), GAN.Discriminator(128, 8, kernel=5)
+    gen, dis = GAN.Generator(128, 100, 8, FIVE), GAN.Discriminator(128, 8, like=FIVE)
     down = [(8, 16, 5, 2, 2), (16, 32, 5, 2, 2), (32, 64, 5, 2, 2), (64, 128, 5, 2, 2)]
     assert shapes(dis) == [(3, 8, 5, 2, 2), *down, (128, 1, 4, 1, 0)]  # one layer more than at 64
-    assert len(shapes(GAN.Discriminator(64, 8, kernel=5))) == 5
+    assert len(shapes(GAN.Discriminator(64, 8, like=FIVE))) == 5
     assert [s[2:] for s in shapes(gen)] == [(4, 1, 0), *[(5, 2, 2)] * 5]
     for size in SIZES:
-        gen, dis = GAN.Generator(size, 7, 2, 5), GAN.Discriminator(size, 2, kernel=5)
+        gen, dis = GAN.Generator(size, 7, 2, FIVE), GAN.Discriminator(size, 2, like=FIVE)
         pictures = gen(torch.randn(3, 7, 1, 1))
         assert pictures.shape == (3, 3, size, size) and dis(pictures).shape == (3,)
 
 
 def test_no_biases_dropout_and_spectral_norm() -> None:
-    gen, dis = GAN.Generator(32, 7, 4, bias=False), GAN.Discriminator(32, 4, bias=False)
+    gen, dis = GAN.Generator(32, 7, 4, BARE), GAN.Discriminator(32, 4, like=BARE)
     layers = [m for m in [*gen, *dis] if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     assert len(layers) == 8 and all(m.bias is None for m in layers)
     names = [type(m).__name__ for m in GAN.Discriminator(32, 4, "batch", dropout=0.5)]
@@ -281,7 +285,7 @@ def test_no_biases_dropout_and_spectral_norm() -> None:
     assert names == ["Conv2d", "LeakyReLU", "Dropout2d", *middle * 2, "Conv2d", "Flatten"]
     torch.manual_seed(0)
     dis = GAN.Discriminator(32, 8, "spectral")
-    GAN.init_dcgan(dis)
+    init_dcgan(dis)
     x = torch.randn(2, 3, 32, 32)
     for _ in range(50):  # each time, the estimate of the singular vectors gets better
         dis(x)

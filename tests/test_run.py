@@ -424,7 +424,7 @@ def test_gan_alone_in_an_empty_folder(faces: Path, tmp_path: Path) -> None:
     assert "40 pictures" in said and "epoch 2/2" in said and "epoch 1/2" not in said
     assert "without settings.py beside it" in run("--n_epoch=3", code=1)
     set_at_its_top(script, "--loss=hinge", "--n_epoch=3")
-    assert "need objectives.py beside GAN.py" in run(code=1)
+    assert "need objectives.py and networks.py" in run(code=1)
     assert not any(elsewhere.iterdir())
 
 

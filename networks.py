@@ -1,0 +1,36 @@
+"""What GAN.py's networks can have instead of the report's layers and first weights."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import Module
+
+
+class NearestConv(nn.ConvTranspose2d):
+    """(N, C, S, S) to (N, C', kS, kS): every pixel k x k times, then a convolution of 3x3.
+
+    All its pixels get equally many weights, which leaves no weave (Odena et al. 2016, Deconvolution
+    and Checkerboard Artifacts). Computed as the transposed convolution of stride k whose kernel, of
+    k + 2, is that of 3x3 summed up at k x k places: the same function, and for k = 2 at 4/9 of the
+    arithmetic.
+    """
+
+    def __init__(self, deep: int, shallow: int, k: int, bias: bool = True) -> None:
+        super().__init__(deep, shallow, 3, k, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        k = self.stride[0]
+        kernel = F.avg_pool2d(F.pad(self.weight, [k - 1] * 4), k, 1, divisor_override=1)
+        return F.conv_transpose2d(x, kernel, self.bias, k, 1)
+
+
+@torch.no_grad()
+def init_dcgan(net: Module) -> None:
+    """First weights of the DCGAN paper: N(0, 0.02), batch norm's N(1, 0.02), biases 0."""
+    for name, values in net.named_parameters():
+        if name.endswith("bias"):
+            values.zero_()
+        else:
+            values.normal_(float(values.ndim == 1), 0.02)  # only batch norm's have one dimension
