@@ -326,7 +326,7 @@ def convolutions(image_size: int, fm: int, end: int, like: Layers) -> list[tuple
     while image_size > 3 * side:
         fms, side = [2 * fms[0], *fms], 2 * side
     if image_size not in (2 * side, 3 * side):
-        sizes = {4: "2^k or 3·2^k from 8 up", 6: "3·2^k from 12 up for deep_side=6"}
+        sizes = {4: "2^k or 3·2^k from 8 up", 6: "3·2^k from 12 up, or deep_side 4"}
         raise UserError(f"image_size must be {sizes[like.deep_side]}, not {image_size}")
     double, triple = (kernel, 2, kernel // 2 - (kernel == 4)), (5, 3, 1)
     last = double if image_size == 2 * side else triple

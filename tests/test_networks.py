@@ -87,7 +87,7 @@ def test_from_6x6_every_stage_doubles() -> None:
         pictures = GAN.Generator(size, 7, 1, SIX)(torch.randn(3, 7, 1, 1))
         assert pictures.shape == (3, 3, size, size)
         assert GAN.Discriminator(size, 1, like=SIX)(pictures).shape == (3,)
-    with pytest.raises(GAN.UserError, match="3·2\\^k from 12 up for deep_side=6, not 64"):
+    with pytest.raises(GAN.UserError, match="3·2\\^k from 12 up, or deep_side 4, not 64"):
         GAN.Generator(64, 7, 1, SIX)
 
 
