@@ -814,7 +814,8 @@ def train(
         return max(done / total, p.seconds / limit)
 
     done = (p.epoch - 1) * n_batch + p.batch
-    with tqdm(initial=done, total=total, unit_scale=batch, unit=" pictures", disable=None) as bar:
+    about_bar: Dict = {"unit_scale": batch, "unit": " pictures", "disable": None}
+    with tqdm(initial=done, total=None if minutes else total, **about_bar) as bar:
         while share() < 1 and not folder.caught:
             bar.set_description(f"epoch {p.epoch}{of_all}")
             start = time.perf_counter()
@@ -851,8 +852,7 @@ def train(
                 break
             row = epoch_row(p, sums, batch, d_every, g_every)
             p.history.append(row)
-            end = p.epoch == 1 or share() >= 1
-            save = end or p.epoch % save_every == 0
+            save = (end := p.epoch == 1 or share() >= 1) or p.epoch % save_every == 0
             best, remarks = False, list[str]()
             if (end or p.epoch % (score_every or save_every) == 0) and score_by != "none":
                 best, remarks = folder.judge(average, p.history, data, settings, machine)
