@@ -3,6 +3,9 @@
 Unlike the report's: both networks go from 6×6 by doublings, the generator by nearest neighbours (no
 weave), with half the feature maps and an eighth of the batch (more and smaller steps), at ten times
 the rate, which falls to 0; and the DCGAN paper's batch norm in the discriminator and first weights.
+
+On two cores of an AMD EPYC (Zen 4, bf16, torch 2.14.1), from 23,399 drawn faces: Fréchet distance 99.6
+to 5,000 others (EfficientNet-Lite0, floor 5.5; report.md), 229 pictures a second.
 """
 
 img_dir = "img/best96"
