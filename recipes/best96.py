@@ -1,11 +1,11 @@
 """The best faces for ten minutes that we have found so far, in networks as small as the report's.
 
-Unlike the report's: both networks go from 6×6 by doublings, the generator by nearest neighbours (no
+Unlike the report's: both networks go from 6x6 by doublings, the generator by nearest neighbours (no
 weave), with half the feature maps and an eighth of the batch (more and smaller steps), at ten times
-the rate, which falls to 0; and the DCGAN paper's batch norm in the discriminator and first weights.
+the rate, which falls to 0; and the DCGAN paper's batch norm in D and first weights.
 
-On two cores of an AMD EPYC (Zen 4, bf16, torch 2.14.1), from 23,399 drawn faces: Fréchet distance 99.6
-to 5,000 others (EfficientNet-Lite0, floor 5.5; report.md), 229 pictures a second.
+On two cores of an AMD EPYC (Zen 4, bf16, torch 2.14.1), from 23,399 drawn faces: Fréchet distance
+99.6 to 5,000 others (EfficientNet-Lite0, floor 5.5; report.md), 229 pictures a second.
 """
 
 img_dir = "img/best96"
