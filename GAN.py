@@ -147,7 +147,8 @@ def read_settings(words: list[str]) -> None:
         globals().update(reader.read(words))
     elif words:
         raise UserError("without settings.py beside it, change the settings at its top instead")
-    choose_objective(settings_now(), 1)  # UserError if they don't fit
+    else:
+        choose_objective(settings_now(), 1)  # UserError if they don't fit
 
 
 # ---- machine -------------------------------------------------------------------------------------
@@ -309,7 +310,7 @@ def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> 
 
 
 class Layers(NamedTuple):
-    """What both networks have in common, as the settings of these names say."""
+    """How networks are built, as the settings of these names say (upsample: the generator's)."""
 
     kernel: int = 4
     bias: bool = True
@@ -326,8 +327,8 @@ def convolutions(image_size: int, fm: int, end: int, like: Layers) -> list[tuple
     while image_size > 3 * side:
         fms, side = [2 * fms[0], *fms], 2 * side
     if image_size not in (2 * side, 3 * side):
-        sizes = {4: "2^k or 3·2^k from 8 up", 6: "3·2^k from 12 up, or deep_side 4"}
-        raise UserError(f"image_size must be {sizes[like.deep_side]}, not {image_size}")
+        sizes = "{}·2^k or {}·2^k for deep_side={}".format(*(n * like.deep_side for n in (2, 3, 1)))
+        raise UserError(f"image_size must be {sizes}, not {image_size}")
     double, triple = (kernel, 2, kernel // 2 - (kernel == 4)), (5, 3, 1)
     last = double if image_size == 2 * side else triple
     doubling = [(deep, shallow, *double) for deep, shallow in pairwise(fms)]
@@ -397,9 +398,8 @@ def make_generator(s: Dict) -> Generator:
 
 def build(s: Dict, machine: Machine) -> Dict:
     """What the settings s make: networks, the generator's average, their optimisers, a scaler."""
-    about_d = s["image_size"], s["dis_fm"], s["dis_norm"], s["dis_dropout"]
     gen = make_generator(s)
-    dis = Discriminator(*about_d, gen.like)
+    dis = Discriminator(s["image_size"], s["dis_fm"], s["dis_norm"], s["dis_dropout"], gen.like)
     nets, opts = {"gen": gen, "dis": dis}, dict[str, Optimizer]()
     for name, net in nets.items():
         if s["init"] == "dcgan":
@@ -774,10 +774,10 @@ def save_history(path: Path, history: list[Dict]) -> None:
 def train(
     folder: RunFolder, data: Tensor, machine: Machine, n_epoch: int, minutes: float = 0
 ) -> list[Dict]:
-    """Train up to n_epoch or for minutes (0: no limit), and write what comes out: the history."""
+    """Train up to n_epoch or for minutes (0: no limit) and write what comes out; the history."""
     settings, out = settings_now(), folder.path
     saved = None if fresh else folder.load(settings)
-    limit, of_all = 60 * minutes or math.inf, "" if minutes else f"/{n_epoch}"  # in seconds
+    of_all = "" if minutes else f"/{n_epoch}"
     torch.manual_seed(seed)
     parts = build(settings, machine)
     gen, dis, average, opt_g, opt_d, _ = parts.values()
@@ -811,7 +811,7 @@ def train(
         return step % d_every == 0 or (aim.paired and step % g_every == 0)
 
     def share() -> float:  # of the run that is done
-        return max(done / total, p.seconds / limit)
+        return max(done / total, p.seconds / (60 * minutes or math.inf))
 
     done = (p.epoch - 1) * n_batch + p.batch
     about_bar: Dict = {"unit_scale": batch, "unit": " pictures", "disable": None}

@@ -56,17 +56,18 @@ def rehearse(root: Path, img: Path) -> None:
     folder.close()
     before, after = history[half - 1], history[-1]  # the first half only warms up
     rate = (after["images"] - before["images"]) / (after["seconds"] - before["seconds"])
-    images = GAN.n_epoch * max(1, found // GAN.batch_size) * batch
+    epoch = max(1, found // GAN.batch_size) * batch  # pictures
+    epochs = min(GAN.n_epoch, 60 * GAN.minutes * rate / epoch or math.inf)
 
     say = GAN.say
     say(f"\nIt works. See {out} for what came out; nothing was written elsewhere.")
     say(f"pictures: {found:,} found; {len(skipped)} of {tried:,} tried can't be read")
     for line in skipped[:10]:
         say(f"  {line}")
-    long = min(images / rate, 60 * GAN.minutes or math.inf)
-    say(f"time: {in_time(reading)} to read them, once; {in_time(long)} to train")
-    epochs = f"{GAN.n_epoch * long * rate / images:.1f}".removesuffix(".0")
-    say(f"  {epochs} epochs at {rate:.0f} pictures/s on {machine.name}")
+    long = in_time(epochs * epoch / rate)
+    say(f"time: {in_time(reading)} to read them, once; {long} to train")
+    many = f"{epochs:.1f}".removesuffix(".0")
+    say(f"  {many} epochs at {rate:.0f} pictures/s on {machine.name}")
     say("  (grids and scores left out)")
     used, there = memory(machine.device)
     say(f"memory: {used / 1e9:.1f} GB of {there / 1e9:.1f} GB")
@@ -77,7 +78,7 @@ def rehearse(root: Path, img: Path) -> None:
     sizes = [file.stat().st_size for file in out.glob("*.pt")]
     checkpoints = sum(sizes) + max(sizes)  # while a new one is written
     check_disk(root, 0 if cached else found * GAN.image_size**2 * 3, may_be_read_only=True)
-    check_disk(img, checkpoints + grids * (2 + GAN.n_epoch // GAN.save_every))
+    check_disk(img, checkpoints + grids * (2 + int(epochs) // GAN.save_every))
 
 
 def check_disk(folder: Path, need: int, may_be_read_only: bool = False) -> None:

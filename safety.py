@@ -36,8 +36,8 @@ Writes = dict[Path, Callable[[Path], object]]  # files, and what writes them
 RUN_FILES = "real.png epoch-*.png losses.csv settings.json skipped.txt *.pt"
 RUN_FILES += " real-and-drawn.png timelapse.gif"
 WAYS_OUT = "choose another --img_dir, or begin anew with --fresh=True (the old run moves aside)"
-SHAPES = ["image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm", "kernel", "bias"]
-SHAPES += ["deep_side", "upsample", "optim_g", "optim_d"]
+SHAPES = ["image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm", *GAN.Layers._fields]
+SHAPES += ["optim_g", "optim_d"]
 
 
 def reason(error: BaseException) -> str:
@@ -115,8 +115,7 @@ def load_checkpoint(out: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
 
 def compare(out: Path, old: dict[str, Any], settings: dict[str, Any]) -> None:
     """Say what has changed since a checkpoint; UserError where it can't be gone on from."""
-    once_fixed = {"kernel": 4, "bias": True, "deep_side": 4, "upsample": "transposed"}
-    old = once_fixed | {"optim_g": "adam", "optim_d": "adam"} | old
+    old = GAN.DCGAN._asdict() | {"optim_g": "adam", "optim_d": "adam"} | old  # once fixed
     changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
     if other := ", ".join(changed[name] for name in SHAPES if name in changed):
         raise UserError(

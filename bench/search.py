@@ -10,7 +10,7 @@ many), and its generator is measured against those that it has never seen:
 - distance: Fréchet distance of 5,000 drawn pictures on the last features (1,280) of
   EfficientNet-Lite0 at 224×224 (bench/score.py's "FD, head, 224"); its floor is that of 5,000
   training pictures;
-- score: the same with evaluate.py's lite0;
+- score: the same with evaluate.py's lite0, with its floor;
 - copies: how far the nearest training picture lies from a drawn one, mirrored or not, in units of
   how far it lies from a held-back one (medians of 500, as novelty in losses.csv, on thumbnails of
   16×16): well below 1, the generator has learnt pictures by heart.
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 import platform
@@ -30,7 +31,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import score  # noqa: E402
+from ema import feature_network  # noqa: E402
 
 import evaluate  # noqa: E402
 import GAN  # noqa: E402
@@ -55,13 +57,19 @@ def split(faces: Path, n: int) -> tuple[Path, Path]:
     """Zip files of the pictures to learn from (n of them; 0: all) and of those that are held back;
     made once, and in the same order on every machine.
     """
-    folder, files = pictures.find_pictures(faces, PLACE, PLACE, 0)
+    files = pictures.list_files(faces, leave_out=[PLACE])
+    folder = faces if faces.is_dir() else faces.parent
     members = pictures.list_members(folder, files)
+    if len(members) <= N:
+        sys.exit(
+            f"{faces} holds {len(members):,} pictures: {N:,} are held back, and more are needed"
+        )
+    key = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8]
     order = torch.randperm(len(members), generator=torch.Generator().manual_seed(7)).tolist()
     parts = {f"train-{n or 'all'}": order[N:][: n or None], "held-back": order[:N]}
     found = []
     for name, indices in parts.items():
-        found.append(path := PLACE / f"{name}-of-{len(members)}.zip")
+        found.append(path := PLACE / f"{name}-of-{key}.zip")
         if path.exists():
             continue
 
@@ -83,7 +91,7 @@ class Judge:
         self.machine = GAN.choose_machine("auto", "auto")
         self.train, _ = GAN.load_pictures(train, side, PLACE)
         self.held, _ = GAN.load_pictures(held, side, PLACE)
-        self.head = score.feature_network()
+        self.head = feature_network()
         self.lite0 = evaluate.load_network("lite0", "", self.machine)
         about = PLACE / f"{train.stem}-{side}.pt"
         if not about.exists():
@@ -94,12 +102,16 @@ class Judge:
 
     def features(self, batches: Iterable[Tensor]) -> list[Tensor]:
         """Of pictures, uint8 (N, S, S, 3): those of the head at 224×224, and those of lite0."""
-        heads, lite0 = [], []
-        for batch in batches:
-            real = GAN.to_real(batch.cpu(), score.CPU)
-            heads.append(score.features(self.head, real, 224)["head"])
-            lite0 += evaluate.look(self.lite0, [batch])
-        return [torch.cat(heads), torch.cat(lite0)]
+        heads = []
+
+        def seen() -> Iterator[Tensor]:
+            for batch in batches:
+                real = GAN.to_real(batch.cpu(), score.CPU)
+                heads.append(score.features(self.head, real, 224)["head"])
+                yield batch
+
+        (lite0,) = evaluate.look(self.lite0, seen(), N, "features")
+        return [torch.cat(heads), lite0]
 
     def distances(self, features: list[Tensor]) -> list[float]:
         return [
@@ -112,15 +124,13 @@ class Judge:
         rng = torch.Generator().manual_seed(3)
         noise = torch.randn(N, settings["noise_size"], 1, 1, generator=rng)
         drawn = torch.cat(list(evaluate.draw(gen.to(self.machine.device), noise))).cpu()
-        found = [
-            round(x, 2) for x in (*self.distances(self.features(drawn.split(100))), *self.floors)
-        ]
+        found = self.distances(self.features(drawn.split(100))) + self.floors
         known = evaluate.thumbnails(self.train)
         one, other = (
             evaluate.nearest_pictures(x[:500], known)[0].median() for x in (drawn, self.held)
         )
-        names = ["distance", "score", "distance_floor", "score_floor"]
-        return dict(zip(names, found, strict=True)) | {"copies": round(float(one / other), 3)}
+        names = ["distance", "score", "distance_floor", "score_floor", "copies"]
+        return {k: round(v, 2) for k, v in zip(names, [*found, float(one / other)], strict=True)}
 
 
 def try_out(faces: Path, n: int, name: str, words: list[str]) -> None:
@@ -146,15 +156,12 @@ def try_out(faces: Path, n: int, name: str, words: list[str]) -> None:
 
 def table() -> None:
     """All rows as a table in Markdown."""
-    names = ["name", "words", "faces", "seed", "minutes", "pictures", "distance", "score", "copies"]
+    names = ["name", "words", "faces", "seed", "minutes", "pictures", "distance", "distance_floor"]
+    names += ["score", "score_floor", "copies"]
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
     for line in RESULTS.read_text("utf-8").splitlines():
         row = json.loads(line)
-        print(
-            "| "
-            + " | ".join(f"{row[n]:,}" if n == "pictures" else str(row[n]) for n in names)
-            + " |"
-        )
+        print(f"| {' | '.join(str(row[name]) for name in names)} |")
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ def test_one_rule_for_every_size(size: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 4, 40, 80, 100, 250])
 def test_other_sizes_are_refused(size: int) -> None:
-    with pytest.raises(GAN.UserError, match="2\\^k or 3·2\\^k"):
+    with pytest.raises(GAN.UserError, match="8·2\\^k or 12·2\\^k"):
         GAN.Generator(size, 7, 2)
 
 
@@ -87,7 +87,7 @@ def test_from_6x6_every_stage_doubles() -> None:
         pictures = GAN.Generator(size, 7, 1, SIX)(torch.randn(3, 7, 1, 1))
         assert pictures.shape == (3, 3, size, size)
         assert GAN.Discriminator(size, 1, like=SIX)(pictures).shape == (3,)
-    with pytest.raises(GAN.UserError, match="3·2\\^k from 12 up, or deep_side 4, not 64"):
+    with pytest.raises(GAN.UserError, match="12·2\\^k or 18·2\\^k for deep_side=6, not 64"):
         GAN.Generator(64, 7, 1, SIX)
 
 

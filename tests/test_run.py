@@ -436,20 +436,21 @@ def test_for_so_many_minutes(gan: Run, faces: Path, tmp_path: Path) -> None:
     table, whole = rows(out), checkpoint(out)
     last, images = table[-1]["epoch"], int(table[-1]["images"])
     assert f"Finished {last} epochs" in said and "1000000" not in said
-    assert whole["progress"]["seconds"] == pytest.approx(2.4, abs=0.5)
+    assert whole["progress"]["seconds"] >= 2.4
     assert images == whole["progress"]["images"] == 2 * whole["progress"]["step"]
     assert 40 * (int(last) - 1) < images <= 40 * int(last)  # the last one may have been cut short
     assert {f"epoch-{last}.png", f"epoch-{last}-loss.png"} <= {path.name for path in out.iterdir()}
-    for name in "gd":  # at the beginning of the last step
-        assert 0 < whole["parts"][f"opt_{name}"]["param_groups"][0]["lr"] < 0.2 * 2e-4
+    for name in "gd":  # what it was at the beginning of the last step
+        assert 0 < whole["parts"][f"opt_{name}"]["param_groups"][0]["lr"] < 0.5 * 2e-4
     before = whole["progress"]["step"]
     assert "holds a finished run" in gan(*words, "--minutes=0.04").stdout
     said = gan(*words, "--minutes=0.06").stdout
     assert "minutes 0.04 -> 0.06: learning rates" in said
     assert checkpoint(out)["progress"]["step"] > before
-    assert checkpoint(out)["progress"]["seconds"] == pytest.approx(3.6, abs=0.5)
-    said = gan(*words, "--minutes=0.06", "--dry_run").stdout
-    assert "00:03 to train" in said
+    assert checkpoint(out)["progress"]["seconds"] >= 3.6
+    said = gan(*words, "--minutes=0.06", "--dry_run", "--save_every=1").stdout
+    assert "00:03 to train" in said and "1000000 epochs" not in said
+    assert float(found(r"disk: ([\d.]+) GB for \S*img,", said)[0]) < 10  # not for a million grids
 
 
 def test_dry_run(gan: Run, faces: Path, tmp_path: Path) -> None:
