@@ -1,6 +1,6 @@
 """Which settings draw the best faces in the same time?
 
-    python bench/search.py FACES NAME --minutes=10 [recipe.py] [--name=value ...]
+    python bench/search.py FACES NAME [recipe.py] --minutes=10 [--name=value ...]
     python bench/search.py --table                       what came out so far, for report.md
 
 FACES is a folder or zip file of pictures. 5,000 of them, always the same, are held back; GAN.py
