@@ -13,7 +13,8 @@ many), and its generator is measured against those that it has never seen:
 - score: the same with evaluate.py's lite0, with its floor;
 - copies: how far the nearest training picture lies from a drawn one, mirrored or not, in units of
   how far it lies from a held-back one (medians of 500, as novelty in losses.csv, on thumbnails of
-  16×16): well below 1, the generator has learnt pictures by heart.
+  16×16): well below 1, the generator has learnt pictures by heart, or draws no faces yet: grey is
+  near to everything.
 
 A row goes to results/search.jsonl; the run stays in img/search/NAME. Matched experiments run one at
 a time on the same cores.
