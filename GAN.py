@@ -323,16 +323,16 @@ DCGAN = Layers()
 
 def convolutions(image_size: int, fm: int, end: int, like: Layers) -> list[tuple[int, ...]]:
     """(channels deep, channels shallow, kernel, stride, padding) from 1x1 up to the picture."""
-    fms, side, kernel = [fm], like.deep_side, like.kernel
+    fms, side, start, kernel = [fm], like.deep_side, like.deep_side, like.kernel
     while image_size > 3 * side:
         fms, side = [2 * fms[0], *fms], 2 * side
     if image_size not in (2 * side, 3 * side):
-        sizes = "{}·2^k or {}·2^k for deep_side={}".format(*(n * like.deep_side for n in (2, 3, 1)))
+        sizes = f"{2 * start}·2^k or {3 * start}·2^k for deep_side={start}"
         raise UserError(f"image_size must be {sizes}, not {image_size}")
     double, triple = (kernel, 2, kernel // 2 - (kernel == 4)), (5, 3, 1)
-    last = double if image_size == 2 * side else triple
     doubling = [(deep, shallow, *double) for deep, shallow in pairwise(fms)]
-    return [(end, fms[0], like.deep_side, 1, 0), *doubling, (fm, 3, *last)]
+    last = fm, 3, *(double if image_size == 2 * side else triple)
+    return [(end, fms[0], start, 1, 0), *doubling, last]
 
 
 class Generator(nn.Sequential):

@@ -16,8 +16,8 @@ many), and its generator is measured against those that it has never seen:
   16×16): well below 1, the generator has learnt pictures by heart, or draws no faces yet: grey is
   near to everything.
 
-A row goes to results/search.jsonl; the run stays in img/search/NAME. Matched experiments run one at
-a time on the same cores.
+A row goes to results/search.jsonl, with the settings that are not GAN.py's own; the run stays in
+img/search/NAME. Matched experiments run one at a time on the same cores.
 """
 
 from __future__ import annotations
@@ -142,11 +142,13 @@ def try_out(faces: Path, n: int, name: str, words: list[str]) -> None:
     command += [f"--data_dir={train}", f"--img_dir={out}", "--fresh=True", "--score_by=none"]
     subprocess.run(command, check=True)
     settings = json.loads((out / "settings.json").read_text("utf-8"))["settings"]
+    plain = GAN.settings_now() | {key: settings[key] for key in ("data_dir", "img_dir")}
+    own = {name: value for name, value in settings.items() if value != plain[name]}
     with open(out / "losses.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     row: dict[str, Any] = {"name": name, "words": " ".join(words), "faces": n or "all"}
     row |= {"seed": settings["seed"], "minutes": round(float(last["seconds"]) / 60, 2)}
-    row |= {"pictures": int(last["images"]), "epochs": int(last["epoch"])}
+    row |= {"settings": own, "pictures": int(last["images"]), "epochs": int(last["epoch"])}
     row |= Judge(train, held, settings["image_size"])(out / "generator.pt")
     row |= {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "torch": torch.__version__}
     row |= {"python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
