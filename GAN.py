@@ -68,6 +68,7 @@ dis_fm = 32  # feature maps after the discriminator's first layer; 128 in the pa
 deep_side = 4  # of the deepest feature maps: 4, or 6 (sizes of 3·2^k are doubled all the way)
 kernel = 4  # of the convolutions that halve or double the side: 4, or 5
 upsample = "transposed"  # in the generator: "transposed" convolutions, or "nearest" (no weave)
+modulate = False  # True: the noise also scales and shifts the generator's feature maps
 bias = True  # False: convolutions without biases
 dis_norm = "none"  # "none", "batch" (all but the discriminator's outer layers) or "spectral"
 dis_dropout = 0.0  # share of the discriminator's feature maps that a step does without
@@ -277,8 +278,7 @@ def load_pictures(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
                 say(f"{show(path)} can't be read: {error}")
     if not rows:
         raise UserError(f"No picture that can be read in {show(root)}, with folders in it.")
-    pixels = torch.frombuffer(bytearray().join(rows), dtype=torch.uint8)
-    return pixels.view(-1, side, side, 3), []
+    return torch.frombuffer(bytearray().join(rows), dtype=torch.uint8).view(-1, side, side, 3), []
 
 
 def read_ahead(data: Tensor, indices: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
@@ -310,12 +310,13 @@ def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> 
 
 
 class Layers(NamedTuple):
-    """How networks are built, as the settings of these names say (upsample: the generator's)."""
+    """How networks are built, as the settings of these names say; the last two: the generator."""
 
     kernel: int = 4
     bias: bool = True
     deep_side: int = 4
     upsample: str = "transposed"
+    modulate: bool = False
 
 
 DCGAN = Layers()
@@ -393,7 +394,8 @@ def ema_decay(half_life: float, images: int, step_images: int) -> float:
 def make_generator(s: Dict) -> Generator:
     """The generator that settings s make; older ones, in a file, lack some."""
     like = Layers(**{name: s[name] for name in Layers._fields if name in s})
-    return Generator(s["image_size"], s["noise_size"], s["gen_fm"], like)
+    kind = sibling("networks").ModulatedGenerator if like.modulate else Generator
+    return kind(s["image_size"], s["noise_size"], s["gen_fm"], like)
 
 
 def build(s: Dict, machine: Machine) -> Dict:
@@ -458,15 +460,15 @@ class Objective(NamedTuple):
 
 
 BCE = Objective()
-PLAIN = {"loss": "bce", "gp": 0, "r1": 0, "r2": 0, "gp_every": 1, "label_smoothing": 0}
-PLAIN |= {"instance_noise": 0, "lr_decay": "none", "init": "torch", "upsample": "transposed"}
+BARE = {"loss": "bce", "gp_every": 1, "lr_decay": "none", "init": "torch", "upsample": "transposed"}
+BARE |= dict.fromkeys(("gp", "r1", "r2", "label_smoothing", "instance_noise", "modulate"), 0)
 
 
 def choose_objective(settings: Dict, batch: int, opts: Dict | None = None) -> Objective:
     """What these settings train for, with a schedule for opts; UserError where they don't fit."""
     objectives, networks = sibling("objectives"), sibling("networks")
-    if not (objectives and networks) and any(settings[k] != v for k, v in PLAIN.items()):
-        raise UserError(f"other values of {', '.join(PLAIN)} need objectives.py and networks.py")
+    if not (objectives and networks) and any(settings[k] != v for k, v in BARE.items()):
+        raise UserError(f"other values of {', '.join(BARE)} need objectives.py and networks.py")
     return objectives.choose(settings, batch, opts) if objectives else BCE
 
 
@@ -567,9 +569,8 @@ def save_grid(path: Path, pictures: Tensor) -> None:
     """Write pictures (N, 3, S, S) from -1 to 1 as PNG, eight a row, pixel for pixel."""
     from torchvision.utils import make_grid  # takes a second to import, so not before the start
 
-    grid = to_bytes(make_grid(pictures.float().cpu(), nrow=8, padding=2, pad_value=1.0))
-    pixels = grid.permute(1, 2, 0).numpy()
-    write_file(path, lambda file: Image.fromarray(pixels).save(file, "PNG"))
+    grid = to_bytes(make_grid(pictures.float().cpu(), nrow=8, pad_value=1.0)).permute(1, 2, 0)
+    write_file(path, lambda file: Image.fromarray(grid.numpy()).save(file, "PNG"))
 
 
 def save_curves(path: Path, history: list[Dict]) -> None:
@@ -589,8 +590,7 @@ def save_curves(path: Path, history: list[Dict]) -> None:
         axis.set(ylabel=title, yscale="linear" if title == "loss" else "log")
         axis.legend()
         axis.grid(alpha=0.3)
-    if axes[0].dataLim.ymin >= 0:
-        axes[0].set_ylim(0, None)  # wgan-gp's may be negative
+    axes[0].set_ylim(min(0, axes[0].dataLim.ymin), None)  # wgan-gp's may be negative
     axes[0].set(title=f"up to epoch {history[-1]['epoch']}")
     axes[-1].set(xlabel="epoch")
     axes[-1].locator_params(axis="x", integer=True)

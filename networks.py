@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Module
 
+from GAN import Generator, Layers
+
 
 class NearestConv(nn.ConvTranspose2d):
     """(N, C, S, S) to (N, C', kS, kS): every pixel k x k times, then a convolution of 3x3.
@@ -24,6 +26,40 @@ class NearestConv(nn.ConvTranspose2d):
         k = self.stride[0]
         kernel = F.avg_pool2d(F.pad(self.weight, [k - 1] * 4), k, 1, divisor_override=1)
         return F.conv_transpose2d(x, kernel, self.bias, k, 1)
+
+
+class ModulatedNorm(nn.BatchNorm2d):
+    """Batch norm of (N, C, S, S) whose scale and shift are linear in the noise (N, Z, 1, 1).
+
+    A simple case of self-modulation (Chen et al. 2019, On Self Modulation for Generative
+    Adversarial Networks, eq. 2), which starts as plain batch norm.
+    """
+
+    def __init__(self, channels: int, noise_size: int) -> None:
+        super().__init__(channels, affine=False)
+        self.linear = nn.Linear(noise_size, 2 * channels)
+        nn.init.normal_(self.linear.weight, 0, 0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:  # type: ignore[override]
+        scale, shift = self.linear(noise.flatten(1))[..., None, None].to(x.dtype).chunk(2, 1)
+        return torch.addcmul(shift, super().forward(x), scale + 1)
+
+
+class ModulatedGenerator(Generator):
+    """A generator with ModulatedNorm in place of batch norm: noise reaches every stage."""
+
+    def __init__(self, image_size: int, noise_size: int, fm: int, like: Layers) -> None:
+        super().__init__(image_size, noise_size, fm, like)
+        for i, layer in enumerate(self):
+            if isinstance(layer, nn.BatchNorm2d):
+                self[i] = ModulatedNorm(layer.num_features, noise_size)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        x = noise
+        for layer in self:
+            x = layer(x, noise) if isinstance(layer, ModulatedNorm) else layer(x)
+        return x
 
 
 @torch.no_grad()

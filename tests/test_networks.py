@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import GAN
-from networks import NearestConv, init_dcgan
+from networks import ModulatedNorm, NearestConv, init_dcgan
 
 CPU = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
 SIZES = (32, 48, 64, 96, 128, 192, 256)
@@ -121,6 +121,46 @@ def test_a_generator_of_nearest_neighbours(size: int) -> None:
     with torch.no_grad():
         same = layer(torch.ones(1, layer.in_channels, 6, 6))[0, :, 2:-2, 2:-2]
     torch.testing.assert_close(same, same[:, :1, :1].expand_as(same))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_modulated_norm(training: bool) -> None:
+    """Self-modulation: normalised maps times 1 + a row of the linear layer, plus another row."""
+    norm, x, z = ModulatedNorm(3, 5).double(), torch.randn(4, 3, 6, 6), torch.randn(4, 5, 1, 1)
+    x, z = x.double(), z.double()
+    norm.running_mean, norm.running_var = torch.rand(2, 3, dtype=torch.float64)
+    norm.train(training)
+    dims = (0, 2, 3)
+    mean, var = x.mean(dims), x.var(dims, unbiased=False)
+    if not training:
+        mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    normalised = (x - mean.view(3, 1, 1)) / (var.view(3, 1, 1) + norm.eps).sqrt()
+    row = z.flatten(1) @ norm.linear.weight.T + norm.linear.bias
+    expected = normalised * (1 + row[:, :3, None, None]) + row[:, 3:, None, None]
+    assert row.abs().mean() > 0.01  # the noise counts from the start
+    torch.testing.assert_close(norm(x, z), expected)
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_a_modulated_generator(size: int) -> None:
+    like = GAN.Layers(modulate=True, bias=False)
+    settings = {"image_size": size, "noise_size": 7, "gen_fm": 4, **like._asdict()}
+    torch.manual_seed(0)
+    gen = GAN.make_generator(settings)
+    names = ["ModulatedNorm" if isinstance(m, nn.BatchNorm2d) else type(m).__name__ for m in gen]
+    assert names == [type(m).__name__ for m in gen] and names.count("ModulatedNorm") == (
+        len(shapes(gen)) - 1
+    )
+    plain = GAN.Generator(size, 7, 4, GAN.Layers(bias=False))
+    plain.load_state_dict(gen.state_dict(), strict=False)  # batch norm's own weights: 1 and 0
+    noise = torch.randn(6, 7, 1, 1)
+    assert not torch.allclose(gen(noise), plain(noise), atol=1e-3)
+    for m in gen:
+        if isinstance(m, ModulatedNorm):
+            nn.init.zeros_(m.linear.weight)
+    torch.testing.assert_close(gen(noise), plain(noise))
+    gen(noise).sum().backward()
+    assert all(w.grad is not None for w in gen.parameters())
 
 
 def test_batch_norm_in_all_but_the_outer_layers() -> None:

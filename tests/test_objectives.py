@@ -368,13 +368,13 @@ def test_settings_that_do_not_fit(gan: Run, faces: Path, words: str, expected: s
 def test_other_optimisers_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Path) -> None:
     words = [f"--data_dir={faces}", "--n_epoch=1"]
     gan(*words)
-    for word in ("--optim_d=sgd", "--bias=False", "--kernel=5"):
+    for word in ("--optim_d=sgd", "--bias=False", "--kernel=5", "--modulate"):
         assert "other networks or optimisers" in gan(*words, word, code=1).stderr
     saved = checkpoint(tmp_path / "img")
-    for name in ("kernel", "bias", "optim_g", "optim_d"):  # a checkpoint of before they existed
+    for name in ("kernel", "bias", "modulate", "optim_g", "optim_d"):  # a checkpoint of before they existed
         del saved["settings"][name]
     torch.save(saved, tmp_path / "img" / "checkpoint.pt")
-    for word in ("--optim_d=sgd", "--bias=False", "--kernel=5"):
+    for word in ("--optim_d=sgd", "--bias=False", "--kernel=5", "--modulate"):
         assert "other networks or optimisers" in gan(*words, word, code=1).stderr
     gan(*words[:1], "--n_epoch=2")
 
