@@ -100,6 +100,7 @@ r1 = 0.0  # weight γ of a penalty on |∇D|² at real pictures; rpgan wants bot
 r2 = 0.0  # weight γ of the same at drawn pictures
 gp_every = 1  # turns of the discriminator to one with penalties, which then weigh so much more
 label_smoothing = 0.0  # bce: real pictures' label is 1 less this
+augment = False  # True: all that D sees is recoloured, shifted and cut, for few or plain pictures
 instance_noise = 0.0  # deviation, at first, of noise on all that D sees (-1 to 1); falls to 0
 
 # how good it is
@@ -361,8 +362,7 @@ class Discriminator(nn.Sequential):
 
     The generator's mirror image: convolutions and LeakyReLU 0.2. norm = "batch" puts batch norm
     after all but the first and the last of them, as the DCGAN paper does; "spectral" divides every
-    weight by its largest singular value (Miyato et al. 2018). dropout is the share of feature maps
-    that are set to 0 between two convolutions.
+    weight by its largest singular value (Miyato et al. 2018). dropout: share of maps set to 0.
     """
 
     def __init__(
@@ -460,7 +460,7 @@ class Objective(NamedTuple):
 
 
 BCE = Objective()
-BARE = {"loss": "bce", "gp_every": 1, "lr_decay": "none", "init": "torch", "upsample": "transposed"}
+BARE = {"loss": "bce", "lr_decay": "none", "init": "torch", "upsample": "transposed", "augment": 0}
 BARE |= dict.fromkeys(("gp", "r1", "r2", "label_smoothing", "instance_noise", "modulate"), 0)
 
 

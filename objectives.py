@@ -1,8 +1,8 @@
 """What GAN.py can train for beside the report's binary cross entropy; imported when it is asked to.
 
-Losses take logits (N,) to a number; penalties are on the discriminator's gradient. choose() builds
-the Objective that the settings ask for, and Schedule changes learning rates and instance noise in
-the course of a run.
+Losses take logits (N,) to a number; penalties are on the discriminator's gradient; augmented()
+changes what the discriminator sees. choose() builds the Objective that the settings ask for, and
+Schedule changes learning rates and instance noise in the course of a run.
 """
 
 from __future__ import annotations
@@ -85,6 +85,45 @@ def penalty(
     return total + (r2 * zero_centred(dis, fake) if r2 else 0.0)
 
 
+# ---- what the discriminator sees -----------------------------------------------------------------
+
+
+def recoloured(x: Tensor) -> Tensor:
+    """Pictures (N, 3, S, S), each with its own brightness (± 0.5), saturation (times 0 to 2) and
+    contrast (times 0.5 to 1.5).
+    """
+    brightness, saturation, contrast = torch.rand(3, len(x), 1, 1, 1, device=x.device).to(x.dtype)
+    x = x + (brightness - 0.5)
+    x = torch.lerp(x.mean(1, keepdim=True), x, 2 * saturation)
+    return torch.lerp(x.mean((1, 2, 3), keepdim=True), x, contrast + 0.5)
+
+
+def shifted(x: Tensor) -> Tensor:
+    """Pictures (N, 3, S, S), each moved by up to S/8 pixels down and across; 0 comes in.
+
+    By two matrices of zeros and ones: an index's gradient is a sum, in random order on a GPU.
+    """
+    place, most = torch.arange(x.shape[-1], device=x.device), x.shape[-1] // 8
+    by = torch.randint(-most, most + 1, (2, len(x), 1, 1, 1), device=x.device)
+    rows, columns = (place[:, None] + by == place).to(x.dtype)
+    return rows @ x @ columns
+
+
+def cut_out(x: Tensor) -> Tensor:
+    """Pictures (N, 3, S, S), each 0 in a square of S/2 whose centre is anywhere in it."""
+    place, half = torch.arange(x.shape[-1], device=x.device), x.shape[-1] // 2
+    start = torch.randint(-(half // 2), 2 * half - half // 2, (2, len(x), 1, 1, 1), device=x.device)
+    down, across = (place >= start) & (place < start + half)
+    return x.masked_fill(down.transpose(2, 3) & across, 0)
+
+
+def augmented(pictures: Tensor) -> Tensor:
+    """Pictures (N, 3, S, S) changed at random, so that D can't learn them by heart, real and drawn
+    ones alike, so that G doesn't learn the changes (DiffAugment; Zhao et al. 2020, section 3.2).
+    """
+    return cut_out(shifted(recoloured(pictures)))
+
+
 # ---- as the settings say -------------------------------------------------------------------------
 
 OBJECTIVES: dict[str, Objective] = {
@@ -123,9 +162,13 @@ def choose(
         changes |= {"d_weight": batch / 2, "g_weight": batch}
     if gp or r1 or r2:
         changes["penalty"] = partial(penalty, every * gp, every * r1, every * r2)
+    if settings["augment"]:
+        changes["seen"] = augmented
     if opts and (settings["lr_decay"] != "none" or settings["instance_noise"]):
         changes["schedule"] = schedule = Schedule(settings, opts)
-        changes |= {"seen": schedule.noisy} if settings["instance_noise"] else {}
+        if settings["instance_noise"]:
+            noisy = schedule.noisy
+            changes["seen"] = (lambda x: noisy(augmented(x))) if settings["augment"] else noisy
     return OBJECTIVES[loss]._replace(**changes)
 
 

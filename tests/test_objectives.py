@@ -22,12 +22,16 @@ from networks import init_dcgan
 from objectives import (
     OBJECTIVES,
     Schedule,
+    augmented,
     choose,
+    cut_out,
     decayed,
     hinge_d,
     one_centred,
+    recoloured,
     relativistic_d,
     relativistic_g,
+    shifted,
     smooth_bce_d,
     wasserstein_d,
     wasserstein_g,
@@ -247,6 +251,83 @@ def test_instance_noise_is_seen_by_the_discriminator_alone() -> None:
     assert not pictures.any() and GAN.BCE.seen(pictures) is pictures
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pictures_are_shifted(dtype: torch.dtype) -> None:
+    """By every whole number of pixels up to an eighth, with grey coming in, and nothing else."""
+    torch.manual_seed(0)
+    side = 32
+    x = torch.rand(400, 3, side, side).sub(0.5).to(dtype)
+    wide = F.pad(x, [4] * 4)
+    seen = set()
+    for before, after in zip(wide, shifted(x), strict=True):
+        ways = [
+            (down, across)
+            for down in range(9)
+            for across in range(9)
+            if torch.equal(before[:, down : down + side, across : across + side], after)
+        ]
+        assert len(ways) == 1
+        seen |= set(ways)
+    assert len(seen) > 75  # of 81
+
+
+def test_a_square_is_cut_out() -> None:
+    torch.manual_seed(0)
+    side, sizes = 32, set()
+    for hole in cut_out(torch.ones(300, 3, side, side)) == 0:
+        assert torch.equal(hole[0], hole[1]) and torch.equal(hole[0], hole[2])
+        down, across = hole[0].any(1).nonzero(), hole[0].any(0).nonzero()
+        height, width = (int(one.max() - one.min()) + 1 for one in (down, across))
+        assert hole[0].sum() == height * width  # a rectangle: a square, or what is left of it
+        for n, place in ((height, down), (width, across)):
+            assert n == 16 or (8 <= n < 16 and (place.min() == 0 or place.max() == side - 1))
+        sizes.add((height, width))
+    assert (16, 16) in sizes and len(sizes) > 10
+
+
+def test_colours_change() -> None:
+    """What a picture's mean, greys and colours become, each times or plus one number."""
+    torch.manual_seed(0)
+    x = torch.rand(500, 3, 8, 8, dtype=torch.float64)
+    y = recoloured(x)
+    dims = (1, 2, 3)
+    brightness = y.mean(dims) - x.mean(dims)  # the two others keep the mean
+    contrast = y.mean(1).flatten(1).std(1) / x.mean(1).flatten(1).std(1)  # nor do colours matter
+    colours = [p - p.mean(1, keepdim=True) for p in (x, y)]
+    saturation = (colours[1] * colours[0]).sum(dims) / colours[0].square().sum(dims) / contrast
+    for values, least, most in (
+        (brightness, -0.5, 0.5),
+        (contrast, 0.5, 1.5),
+        (saturation, 0, 2),
+    ):
+        assert least - 1e-6 <= values.min() < values.max() <= most + 1e-6
+        assert values.mean().item() == pytest.approx((least + most) / 2, abs=0.1)
+        assert values.std().item() == pytest.approx((most - least) / math.sqrt(12), rel=0.1)
+    grey = x.mean(1, keepdim=True) + saturation.view(-1, 1, 1, 1) * colours[0]
+    mean = x.mean(dims, keepdim=True)
+    expected = mean + contrast.view(-1, 1, 1, 1) * (grey - mean) + brightness.view(-1, 1, 1, 1)
+    torch.testing.assert_close(y, expected)
+
+
+def test_augmented_pictures_have_a_gradient() -> None:
+    """Of a pixel that moved, where it went: numerically, with the same random numbers."""
+    x = torch.rand(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    def same_each_time(pictures: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return augmented(pictures)
+
+    assert torch.autograd.gradcheck(same_each_time, x)
+    assert (same_each_time(x) != x).any()
+    words = GAN.settings_now() | {"augment": True, "instance_noise": 0.1}
+    assert choose(words, 1).seen is augmented
+    opts = {"lr_g": torch.optim.SGD([torch.zeros(1)]), "lr_d": torch.optim.SGD([torch.zeros(1)])}
+    aim = choose(words, 1, opts)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    noisy = aim.seen(x)
+    assert (noisy - same_each_time(x)).std().item() == pytest.approx(0.1, rel=0.2)
+
+
 def test_a_schedule_changes_rates_where_they_are() -> None:
     """A CUDA graph reads a rate from the tensor that it was made with."""
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
@@ -371,7 +452,13 @@ def test_other_optimisers_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Pa
     for word in ("--optim_d=sgd", "--bias=False", "--kernel=5", "--modulate"):
         assert "other networks or optimisers" in gan(*words, word, code=1).stderr
     saved = checkpoint(tmp_path / "img")
-    for name in ("kernel", "bias", "modulate", "optim_g", "optim_d"):  # a checkpoint of before they existed
+    for name in (
+        "kernel",
+        "bias",
+        "modulate",
+        "optim_g",
+        "optim_d",
+    ):  # a checkpoint of before they existed
         del saved["settings"][name]
     torch.save(saved, tmp_path / "img" / "checkpoint.pt")
     for word in ("--optim_d=sgd", "--bias=False", "--kernel=5", "--modulate"):
