@@ -69,7 +69,7 @@ deep_side = 4  # of the deepest feature maps: 4, or 6 (sizes of 3·2^k are doubl
 kernel = 4  # of the convolutions that halve or double the side: 4, or 5
 upsample = "transposed"  # in the generator: "transposed" convolutions, or "nearest" (no weave)
 modulate = False  # True: the noise also scales and shifts the generator's feature maps
-bias = True  # False: convolutions without biases
+bias = True  # of convolutions; "outer": of those without batch norm behind; False: of none
 dis_norm = "none"  # "none", "batch" (all but the discriminator's outer layers) or "spectral"
 dis_dropout = 0.0  # share of the discriminator's feature maps that a step does without
 init = "torch"  # first weights: "torch" (PyTorch's own) or "dcgan" (normal, deviation 0.02)
@@ -192,8 +192,7 @@ def choose_machine(
     if place.type == "cuda":
         torch.cuda.set_device(place)
         torch.cuda.set_stream(torch.cuda.Stream())  # the default one allows no CUDA graphs
-        # Batches have one shape: look for the best way once (another one each time).
-        torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cudnn.benchmark = not deterministic  # what it chooses differs at times
         torch.backends.cudnn.allow_tf32 = precision != "fp32"  # asked for, it is what it says
         name, generation = torch.cuda.get_device_name(), torch.cuda.get_device_capability()[0]
         fast = "bf16" if generation >= 8 else "fp16" if generation == 7 else "fp32"
@@ -314,7 +313,7 @@ class Layers(NamedTuple):
     """How networks are built, as the settings of these names say; the last two: the generator."""
 
     kernel: int = 4
-    bias: bool = True
+    bias: bool | str = True
     deep_side: int = 4
     upsample: str = "transposed"
     modulate: bool = False
@@ -347,11 +346,12 @@ class Generator(nn.Sequential):
         layers: list[Module] = []
         for deep, shallow, k, stride, pad in convolutions(image_size, fm, noise_size, like):
             more = max(0, stride + 2 * pad - k)  # of an odd kernel: it would be one pixel short
+            bias = like.bias is True or (like.bias == "outer" and deep == fm and stride > 1)
             if like.upsample == "nearest" and stride > 1:
-                layers.append(sibling("networks").NearestConv(deep, shallow, stride, like.bias))
+                layers.append(sibling("networks").NearestConv(deep, shallow, stride, bias))
             else:
                 shape = deep, shallow, k, stride, pad, more
-                layers.append(nn.ConvTranspose2d(*shape, bias=like.bias))
+                layers.append(nn.ConvTranspose2d(*shape, bias=bias))
             layers += [nn.BatchNorm2d(shallow), nn.ReLU(inplace=True)]
         super().__init__(*layers[:-2], nn.Tanh())
         self.like = like
@@ -370,12 +370,13 @@ class Discriminator(nn.Sequential):
     ) -> None:
         layers: list[Module] = []
         for deep, shallow, k, stride, pad in reversed(convolutions(image_size, fm, 1, like)):
-            layer = nn.Conv2d(shallow, deep, k, stride, pad, bias=like.bias)
+            normed = norm == "batch" and deep != fm and stride > 1
+            bias = like.bias is True or (like.bias == "outer" and not normed)
+            layer = nn.Conv2d(shallow, deep, k, stride, pad, bias=bias)
             layers.append(spectral_norm(layer) if norm == "spectral" else layer)
             if stride == 1:  # the last
                 break
-            if norm == "batch" and deep != fm:
-                layers.append(nn.BatchNorm2d(deep))
+            layers += [nn.BatchNorm2d(deep)] if normed else []
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             layers += [nn.Dropout2d(dropout)] if dropout else []
         super().__init__(*layers, nn.Flatten(0))
@@ -591,8 +592,7 @@ def save_curves(path: Path, history: list[Dict]) -> None:
         axis.legend()
         axis.grid(alpha=0.3)
     axes[0].set_ylim(min(0, axes[0].dataLim.ymin), None)  # wgan-gp's may be negative
-    axes[0].set(title=f"up to epoch {history[-1]['epoch']}")
-    axes[-1].set(xlabel="epoch")
+    axes[-1].set(xlabel=f"epochs up to {history[-1]['epoch']}")
     axes[-1].locator_params(axis="x", integer=True)
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=120))
 

@@ -17,7 +17,7 @@ from typing import Any
 import GAN
 from GAN import HERE, Dict, UserError, full_path, say, settings_now, show
 
-Rule = tuple[type, Callable[[Any], Any], str]  # type, test, and both in words
+Rule = tuple[type, Callable[[Any], Any], str]  # type (object: several), test, and both in words
 
 
 def from_up(least: int, most: int = 2**63 - 1) -> Rule:
@@ -34,6 +34,7 @@ NOT_NEGATIVE: Rule = float, lambda v: 0 <= v < LARGE, "a number from 0 up"
 BELOW_ONE: Rule = float, lambda v: 0 <= v < 1, "a number from 0 to below 1"
 SCORES = ["none", "lite0", "inception-v3-compat", "clip-vit-b-32", "clip-vit-l-14"]
 SCORES += [f"dinov2-vit-{size}-14" for size in "sbl"]
+BIAS: Rule = object, lambda v: v is True or v is False or v == "outer", "True, outer or False"
 YES_OR_NO: Rule = bool, lambda v: True, "True or False"
 RULES: dict[str, Rule] = {
     name: rule
@@ -42,11 +43,15 @@ RULES: dict[str, Rule] = {
         ("noise_size gen_fm dis_fm", from_up(1, 2**20)),
         ("batch_size d_every g_every n_epoch save_every gp_every", from_up(1)),
         ("ema seed score_every", from_up(0)),
-        ("flip fresh dry_run compile bias modulate augment deterministic", YES_OR_NO),
+        ("flip fresh dry_run compile modulate augment deterministic", YES_OR_NO),
         ("lr_g lr_d checkpoint_minutes", (float, lambda v: 0 < v < LARGE, "a number above 0")),
         ("minutes gp r1 r2 weight_decay_g weight_decay_d instance_noise", NOT_NEGATIVE),
         ("beta1_g beta1_d beta2_g beta2_d dis_dropout label_smoothing", BELOW_ONE),
         ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
+        (
+            "bias",
+            (object, lambda v: v is True or v is False or v == "outer", "True, outer or False"),
+        ),
         ("kernel", one_of(4, 5)),
         ("deep_side", one_of(4, 6)),
         ("upsample", one_of("transposed", "nearest")),
@@ -124,7 +129,7 @@ def check(name: str, value: Any) -> Any:
     whole = type(value) is float and value.is_integer()
     if (kind is int and whole) or (kind is float and type(value) is int):
         value = kind(value)  # 5e4 for a number of pictures, 1 for 1.0
-    if type(value) is not kind or not test(value):
+    if kind not in (type(value), object) or not test(value):
         raise UserError(f"{name} must be {words}, not {value!r}")
     return value
 

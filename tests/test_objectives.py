@@ -378,6 +378,29 @@ def test_no_biases_dropout_and_spectral_norm() -> None:
             assert largest.item() == pytest.approx(1, rel=0.02)
 
 
+def test_biases_where_batch_norm_would_not_undo_them() -> None:
+    outer = GAN.Layers(bias="outer", upsample="nearest")
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 32, 32)
+    for like in (outer, GAN.Layers(bias="outer", deep_side=6)):
+        size = 16 * like.deep_side // 2
+        biases = [m.bias is not None for m in GAN.Generator(size, 7, 3, like) if hasattr(m, "bias")]
+        assert biases == [False, True] * 3 + [True]  # batch norm has its own
+        dis = GAN.Discriminator(size, 3, "batch", like=like)
+        assert [m.bias is not None for m in dis if isinstance(m, nn.Conv2d)] == [
+            True,
+            *[False] * 2,
+            True,
+        ]
+        for norm in ("none", "spectral"):
+            dis = GAN.Discriminator(size, 3, norm, like=like)
+            assert all(m.bias is not None for m in dis if isinstance(m, nn.Conv2d))
+    # Without its first layer's, a discriminator with batch norm is blind to contrast.
+    for like, blind in ((BARE, True), (outer, False)):
+        dis = GAN.Discriminator(32, 8, "batch", like=like)
+        assert torch.allclose(dis(x), dis(x / 3), atol=1e-3) == blind
+
+
 def test_decay_of_rates() -> None:
     for kind, middle in (("none", 1), ("linear", 0.5), ("cosine", 0.5)):
         start, half, end = (decayed(kind, done) for done in (0, 0.5, 1))

@@ -100,6 +100,8 @@ def test_paths_on_the_command_line_start_where_the_user_is(
         ("--n_epochs=3", "no setting is called n_epochs: is it n_epoch?"),
         ("--g-every=3", "no setting is called g-every: is it g_every?"),
         ("--zebra=3", "no setting is called zebra: python GAN.py --help lists them."),
+        ("--bias=1", "bias must be True, outer or False, not 1"),
+        ("--bias=inner", "bias must be True, outer or False, not 'inner'"),
         ("--g_every=0", "g_every must be a whole number from 1 up, not 0"),
         ("--batch_size=-4", "batch_size must be a whole number from 1 up, not -4"),
         ("--batch_size=2.5", "batch_size must be a whole number from 1 up, not 2.5"),
