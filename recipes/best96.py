@@ -23,7 +23,8 @@ dis_fm = 16
 deep_side = 6
 upsample = "nearest"
 dis_norm = "batch"
-bias = False
+modulate = True
+bias = "outer"
 init = "dcgan"
 
 label_smoothing = 0.1
