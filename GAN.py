@@ -72,7 +72,7 @@ modulate = False  # True: the noise also scales and shifts the generator's featu
 bias = True  # of convolutions; "outer": of those without batch norm behind; False: of none
 dis_norm = "none"  # "none", "batch" (all but the discriminator's outer layers) or "spectral"
 dis_dropout = 0.0  # share of the discriminator's feature maps that a step does without
-init = "torch"  # first weights: "torch" (PyTorch's own) or "dcgan" (normal, deviation 0.02)
+init = "torch"  # first weights: "torch" (its own), "dcgan" (small), or "he" (D's larger: no norm)
 
 # training
 loss = "bce"  # "bce", "bce-sum" (summed over the batch), "hinge", "wgan-gp" or "rpgan"
@@ -405,8 +405,8 @@ def build(s: Dict, machine: Machine) -> Dict:
     dis = Discriminator(s["image_size"], s["dis_fm"], s["dis_norm"], s["dis_dropout"], gen.like)
     nets, opts = {"gen": gen, "dis": dis}, dict[str, Optimizer]()
     for name, net in nets.items():
-        if s["init"] == "dcgan":
-            sibling("networks").init_dcgan(net)
+        if s["init"] != "torch":
+            sibling("networks").INIT[s["init"]](net)
         net.to(machine.device).to(memory_format=machine.layout)
         g, lr = name[0], s[f"lr_{name[0]}"]
         if machine.graphs and s["lr_decay"] != "none":  # where a graph sees it change

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Module
 
-from GAN import Generator, Layers
+from GAN import Discriminator, Generator, Layers
 
 
 class NearestConv(nn.ConvTranspose2d):
@@ -70,3 +70,16 @@ def init_dcgan(net: Module) -> None:
             values.zero_()
         else:
             values.normal_(float(values.ndim == 1), 0.02)  # only batch norm's have one dimension
+
+
+def init_he(net: Module) -> None:
+    """The same, but D's convolutions of variance 2 / (1.04 · fan-in), by which maps
+    keep their size through LeakyReLU 0.2 without batch norm (He et al. 2015, eq. 15).
+    """
+    init_dcgan(net)
+    for layer in net if isinstance(net, Discriminator) else ():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, 0.2)
+
+
+INIT = {"dcgan": init_dcgan, "he": init_he}

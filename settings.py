@@ -59,7 +59,7 @@ RULES: dict[str, Rule] = {
         ("loss", one_of("bce", "bce-sum", "hinge", "wgan-gp", "rpgan")),
         ("optim_g optim_d", one_of("adam", "sgd")),
         ("lr_decay", one_of("none", "linear", "cosine")),
-        ("init", one_of("torch", "dcgan")),
+        ("init", one_of("torch", "dcgan", "he")),
         ("precision", one_of("auto", "fp32", "bf16", "fp16")),
         ("score_by", one_of(*SCORES)),
         ("score_weights", (str, lambda v: "\0" not in v, "the name of a file")),

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import GAN
-from networks import ModulatedNorm, NearestConv, init_dcgan
+from networks import ModulatedNorm, NearestConv, init_dcgan, init_he
 
 CPU = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
 SIZES = (32, 48, 64, 96, 128, 192, 256)
@@ -180,6 +180,21 @@ def test_init_dcgan() -> None:
             assert abs(m.weight.mean().item() - mean) < error
             assert m.weight.std().item() == pytest.approx(0.02, abs=error)
             assert m.bias is not None and not m.bias.any()
+
+
+def test_init_he_keeps_the_size_of_maps() -> None:
+    """Through a discriminator without batch norm; the generator's first weights are the paper's."""
+    torch.manual_seed(0)
+    gen, dis = GAN.Generator(64, 100, 32), GAN.Discriminator(64, 32)
+    init_he(gen)
+    init_he(dis)
+    assert gen[3].weight.std().item() == pytest.approx(0.02, rel=0.01)  # type: ignore[union-attr]
+    x = torch.randn(16, 3, 64, 64)
+    for layer in dis:
+        x = layer(x)
+        if isinstance(layer, nn.LeakyReLU):
+            inner = x[:, :, 1:-1, 1:-1]  # at the border, padding takes something away
+            assert inner.square().mean().sqrt().item() == pytest.approx(1, abs=0.25)
 
 
 def test_losses_are_binary_cross_entropy() -> None:
