@@ -69,7 +69,7 @@ deep_side = 4  # of the deepest feature maps: 4, or 6 (sizes of 3·2^k are doubl
 kernel = 4  # of the convolutions that halve or double the side: 4, or 5
 upsample = "transposed"  # in the generator: "transposed" convolutions, or "nearest" (no weave)
 modulate = False  # True: the noise also scales and shifts the generator's feature maps
-bias = True  # of convolutions; "outer": of those without batch norm behind; False: of none
+bias = True  # all convolutions have one; "outer": those without batch norm after them; False: none
 dis_norm = "none"  # "none", "batch" (all but the discriminator's outer layers) or "spectral"
 dis_dropout = 0.0  # share of the discriminator's feature maps that a step does without
 init = "torch"  # first weights: "torch" (its own), "dcgan" (small), or "he" (D's larger: no norm)
@@ -192,7 +192,7 @@ def choose_machine(
     if place.type == "cuda":
         torch.cuda.set_device(place)
         torch.cuda.set_stream(torch.cuda.Stream())  # the default one allows no CUDA graphs
-        torch.backends.cudnn.benchmark = not deterministic  # what it chooses differs at times
+        torch.backends.cudnn.benchmark = not deterministic  # look for the best way once
         torch.backends.cudnn.allow_tf32 = precision != "fp32"  # asked for, it is what it says
         name, generation = torch.cuda.get_device_name(), torch.cuda.get_device_capability()[0]
         fast = "bf16" if generation >= 8 else "fp16" if generation == 7 else "fp32"
@@ -310,7 +310,7 @@ def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> 
 
 
 class Layers(NamedTuple):
-    """How networks are built, as the settings of these names say; the last two: the generator."""
+    """How networks are built, as the settings of these names say (the last two: the generator)."""
 
     kernel: int = 4
     bias: bool | str = True
@@ -591,7 +591,7 @@ def save_curves(path: Path, history: list[Dict]) -> None:
         axis.set(ylabel=title, yscale="linear" if title == "loss" else "log")
         axis.legend()
         axis.grid(alpha=0.3)
-    axes[0].set_ylim(min(0, axes[0].dataLim.ymin), None)  # wgan-gp's may be negative
+    axes[0].set_ylim(min(0, axes[0].get_ylim()[0]), None)  # wgan-gp's may be negative
     axes[-1].set(xlabel=f"epochs up to {history[-1]['epoch']}")
     axes[-1].locator_params(axis="x", integer=True)
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -32,7 +32,7 @@ class ModulatedNorm(nn.BatchNorm2d):
     """Batch norm of (N, C, S, S) whose scale and shift are linear in the noise (N, Z, 1, 1).
 
     A simple case of self-modulation (Chen et al. 2019, On Self Modulation for Generative
-    Adversarial Networks, eq. 2), which starts as plain batch norm.
+    Adversarial Networks, eq. 2), which starts near plain batch norm: off by 0.02 |z|.
     """
 
     def __init__(self, channels: int, noise_size: int) -> None:
@@ -73,13 +73,13 @@ def init_dcgan(net: Module) -> None:
 
 
 def init_he(net: Module) -> None:
-    """The same, but D's convolutions of variance 2 / (1.04 · fan-in), by which maps
-    keep their size through LeakyReLU 0.2 without batch norm (He et al. 2015, eq. 15).
+    """init_dcgan(), but D's convolutions of variance 2 / (1.04 · fan-in), by which maps keep
+    their magnitude through LeakyReLU 0.2 without batch norm (He et al. 2015, eq. 15).
     """
     init_dcgan(net)
-    for layer in net if isinstance(net, Discriminator) else ():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, 0.2)
+    for weight in net.parameters() if isinstance(net, Discriminator) else ():
+        if weight.ndim == 4:
+            nn.init.kaiming_normal_(weight, 0.2)
 
 
 INIT = {"dcgan": init_dcgan, "he": init_he}

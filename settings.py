@@ -48,10 +48,7 @@ RULES: dict[str, Rule] = {
         ("minutes gp r1 r2 weight_decay_g weight_decay_d instance_noise", NOT_NEGATIVE),
         ("beta1_g beta1_d beta2_g beta2_d dis_dropout label_smoothing", BELOW_ONE),
         ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
-        (
-            "bias",
-            (object, lambda v: v is True or v is False or v == "outer", "True, outer or False"),
-        ),
+        ("bias", BIAS),
         ("kernel", one_of(4, 5)),
         ("deep_side", one_of(4, 6)),
         ("upsample", one_of("transposed", "nearest")),
