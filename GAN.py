@@ -72,7 +72,7 @@ modulate = False  # True: the noise also scales and shifts the generator's featu
 bias = True  # all convolutions have one; "outer": those without batch norm after them; False: none
 dis_norm = "none"  # "none", "batch" (all but the discriminator's outer layers) or "spectral"
 dis_dropout = 0.0  # share of the discriminator's feature maps that a step does without
-init = "torch"  # first weights: "torch" (its own), "dcgan" (small), or "he" (D's larger: no norm)
+init = "torch"  # first weights: "torch" (PyTorch's), "dcgan" (small), "he" (D's larger: no norm)
 
 # training
 loss = "bce"  # "bce", "bce-sum" (summed over the batch), "hinge", "wgan-gp" or "rpgan"
@@ -192,7 +192,7 @@ def choose_machine(
     if place.type == "cuda":
         torch.cuda.set_device(place)
         torch.cuda.set_stream(torch.cuda.Stream())  # the default one allows no CUDA graphs
-        torch.backends.cudnn.benchmark = not deterministic  # look for the best way once
+        torch.backends.cudnn.benchmark = not deterministic  # batches of one shape: search once
         torch.backends.cudnn.allow_tf32 = precision != "fp32"  # asked for, it is what it says
         name, generation = torch.cuda.get_device_name(), torch.cuda.get_device_capability()[0]
         fast = "bf16" if generation >= 8 else "fp16" if generation == 7 else "fp32"
@@ -350,8 +350,7 @@ class Generator(nn.Sequential):
             if like.upsample == "nearest" and stride > 1:
                 layers.append(sibling("networks").NearestConv(deep, shallow, stride, bias))
             else:
-                shape = deep, shallow, k, stride, pad, more
-                layers.append(nn.ConvTranspose2d(*shape, bias=bias))
+                layers.append(nn.ConvTranspose2d(deep, shallow, k, stride, pad, more, bias=bias))
             layers += [nn.BatchNorm2d(shallow), nn.ReLU(inplace=True)]
         super().__init__(*layers[:-2], nn.Tanh())
         self.like = like
@@ -461,8 +460,9 @@ class Objective(NamedTuple):
 
 
 BCE = Objective()
-BARE = {"loss": "bce", "lr_decay": "none", "init": "torch", "upsample": "transposed", "augment": 0}
-BARE |= dict.fromkeys(("gp", "r1", "r2", "label_smoothing", "instance_noise", "modulate"), 0)
+BARE = {"loss": "bce", "gp_every": 1, "lr_decay": "none", "init": "torch", "upsample": "transposed"}
+BARE |= {"modulate": False, "augment": False}
+BARE |= dict.fromkeys(("gp", "r1", "r2", "label_smoothing", "instance_noise"), 0)
 
 
 def choose_objective(settings: Dict, batch: int, opts: Dict | None = None) -> Objective:
@@ -591,7 +591,7 @@ def save_curves(path: Path, history: list[Dict]) -> None:
         axis.set(ylabel=title, yscale="linear" if title == "loss" else "log")
         axis.legend()
         axis.grid(alpha=0.3)
-    axes[0].set_ylim(min(0, axes[0].get_ylim()[0]), None)  # wgan-gp's may be negative
+    axes[0].set_ylim(0 if axes[0].dataLim.ymin >= 0 else None)  # wgan-gp's may be negative
     axes[-1].set(xlabel=f"epochs up to {history[-1]['epoch']}")
     axes[-1].locator_params(axis="x", integer=True)
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -47,7 +47,7 @@ class ModulatedNorm(nn.BatchNorm2d):
 
 
 class ModulatedGenerator(Generator):
-    """A generator with ModulatedNorm in place of batch norm: noise reaches every stage."""
+    """Noise (N, Z, 1, 1) to pictures (N, 3, S, S), with ModulatedNorm in place of batch norm."""
 
     def __init__(self, image_size: int, noise_size: int, fm: int, like: Layers) -> None:
         super().__init__(image_size, noise_size, fm, like)

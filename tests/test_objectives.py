@@ -295,11 +295,8 @@ def test_colours_change() -> None:
     contrast = y.mean(1).flatten(1).std(1) / x.mean(1).flatten(1).std(1)  # nor do colours matter
     colours = [p - p.mean(1, keepdim=True) for p in (x, y)]
     saturation = (colours[1] * colours[0]).sum(dims) / colours[0].square().sum(dims) / contrast
-    for values, least, most in (
-        (brightness, -0.5, 0.5),
-        (contrast, 0.5, 1.5),
-        (saturation, 0, 2),
-    ):
+    ranges = (brightness, -0.5, 0.5), (contrast, 0.5, 1.5), (saturation, 0, 2)
+    for values, least, most in ranges:
         assert least - 1e-6 <= values.min() < values.max() <= most + 1e-6
         assert values.mean().item() == pytest.approx((least + most) / 2, abs=0.1)
         assert values.std().item() == pytest.approx((most - least) / math.sqrt(12), rel=0.1)
@@ -318,6 +315,8 @@ def test_augmented_pictures_have_a_gradient() -> None:
         return augmented(pictures)
 
     assert torch.autograd.gradcheck(same_each_time, x)
+    rough = same_each_time(x.bfloat16())
+    assert rough.dtype == torch.bfloat16 and rough.shape == x.shape
     assert (same_each_time(x) != x).any()
     words = GAN.settings_now() | {"augment": True, "instance_noise": 0.1}
     assert choose(words, 1).seen is augmented
@@ -387,11 +386,8 @@ def test_biases_where_batch_norm_would_not_undo_them() -> None:
         biases = [m.bias is not None for m in GAN.Generator(size, 7, 3, like) if hasattr(m, "bias")]
         assert biases == [False, True] * 3 + [True]  # batch norm has its own
         dis = GAN.Discriminator(size, 3, "batch", like=like)
-        assert [m.bias is not None for m in dis if isinstance(m, nn.Conv2d)] == [
-            True,
-            *[False] * 2,
-            True,
-        ]
+        biases = [m.bias is not None for m in dis if isinstance(m, nn.Conv2d)]
+        assert biases == [True, False, False, True]
         for norm in ("none", "spectral"):
             dis = GAN.Discriminator(size, 3, norm, like=like)
             assert all(m.bias is not None for m in dis if isinstance(m, nn.Conv2d))
@@ -475,18 +471,13 @@ def test_other_optimisers_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Pa
     for word in ("--optim_d=sgd", "--bias=False", "--kernel=5", "--modulate"):
         assert "other networks or optimisers" in gan(*words, word, code=1).stderr
     saved = checkpoint(tmp_path / "img")
-    for name in (
-        "kernel",
-        "bias",
-        "modulate",
-        "optim_g",
-        "optim_d",
-    ):  # a checkpoint of before they existed
+    later = ("kernel", "bias", "modulate", "augment", "optim_g", "optim_d")
+    for name in later:  # a checkpoint of before they existed
         del saved["settings"][name]
     torch.save(saved, tmp_path / "img" / "checkpoint.pt")
-    for word in ("--optim_d=sgd", "--bias=False", "--kernel=5", "--modulate"):
+    for word in ("--optim_d=sgd", "--bias=outer", "--kernel=5", "--modulate"):
         assert "other networks or optimisers" in gan(*words, word, code=1).stderr
-    gan(*words[:1], "--n_epoch=2")
+    assert "augment False -> True" in gan(*words[:1], "--n_epoch=2", "--augment").stdout
 
 
 def test_a_longer_run_has_other_rates_and_says_so(gan: Run, faces: Path, tmp_path: Path) -> None:
