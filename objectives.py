@@ -93,35 +93,62 @@ def recoloured(x: Tensor) -> Tensor:
     contrast (times 0.5 to 1.5).
     """
     brightness, saturation, contrast = torch.rand(3, len(x), 1, 1, 1, device=x.device).to(x.dtype)
-    x = x + (brightness - 0.5)
-    x = torch.lerp(x.mean(1, keepdim=True), x, 2 * saturation)
-    return torch.lerp(x.mean((1, 2, 3), keepdim=True), x, contrast + 0.5)
+    contrast, colour = contrast + 0.5, 2 * saturation
+    # A convolution: means of three numbers that lie side by side in memory are slow.
+    grey = F.conv2d(x, x.new_full((3, 3, 1, 1), 1 / 3)).to(x.dtype)
+    rest = (1 - contrast) * x.mean((1, 2, 3), keepdim=True) + (brightness - 0.5)
+    return torch.addcmul(torch.addcmul(rest, grey, contrast * (1 - colour)), x, contrast * colour)
 
 
-def shifted(x: Tensor) -> Tensor:
-    """Pictures (N, 3, S, S), each moved by up to S/8 pixels down and across; 0 comes in.
+class Rearranged(torch.autograd.Function):
+    """The rows (M, C) of these numbers (M,), none of which comes twice; that of number M is zeros.
 
-    By two matrices of zeros and ones: an index's gradient is a sum, in random order on a GPU.
+    The gradient is rearranged back: that of an index would be a sum, in random order on a GPU.
     """
-    place, most = torch.arange(x.shape[-1], device=x.device), x.shape[-1] // 8
-    by = torch.randint(-most, most + 1, (2, len(x), 1, 1, 1), device=x.device)
-    rows, columns = (place[:, None] + by == place).to(x.dtype)
-    return rows @ x @ columns
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, numbers: Tensor) -> Tensor:
+        ctx.save_for_backward(numbers)
+        return F.pad(rows, (0, 0, 0, 1)).index_select(0, numbers)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (numbers,) = ctx.saved_tensors
+        back = numbers.new_full((len(numbers) + 1,), len(numbers))
+        back[numbers] = torch.arange(len(numbers), device=numbers.device)
+        return Rearranged.apply(gradient, back[:-1]), None
 
 
-def cut_out(x: Tensor) -> Tensor:
-    """Pictures (N, 3, S, S), each 0 in a square of S/2 whose centre is anywhere in it."""
-    place, half = torch.arange(x.shape[-1], device=x.device), x.shape[-1] // 2
-    start = torch.randint(-(half // 2), 2 * half - half // 2, (2, len(x), 1, 1, 1), device=x.device)
-    down, across = (place >= start) & (place < start + half)
-    return x.masked_fill(down.transpose(2, 3) & across, 0)
+def moved(x: Tensor, by: Tensor, hole: Tensor) -> Tensor:
+    """Pictures (N, 3, S, S), each moved by so many pixels down and across, then 0 in a square of
+    S/2 that begins so far down and across (both (2, N, 1)); where nothing comes in, it is 0, too.
+    """
+    n, c, side, _ = x.shape
+    place = torch.arange(side, device=x.device)
+    source, whole = place - by, (place < hole) | (place >= hole + side // 2)
+    (down, across), (inside_down, inside_across) = source, (source >= 0) & (source < side)
+    first = torch.arange(n, device=x.device).view(-1, 1, 1) * side * side
+    numbers = first + down[:, :, None] * side + across[:, None]
+    seen = (whole[0, :, :, None] | whole[1, :, None]) & inside_down[:, :, None]
+    numbers = torch.where(seen & inside_across[:, None], numbers, n * side * side)
+    rows = x.permute(0, 2, 3, 1).reshape(-1, c)
+    return Rearranged.apply(rows, numbers.flatten()).view(n, side, side, c).permute(0, 3, 1, 2)
+
+
+def shifted_and_cut(x: Tensor) -> Tensor:
+    """Pictures (N, 3, S, S), each moved by up to S/8 pixels, 0 in a square of S/2 whose centre is
+    anywhere in it.
+    """
+    most, half, shape = x.shape[-1] // 8, x.shape[-1] // 2, (2, len(x), 1)
+    by = torch.randint(-most, most + 1, shape, device=x.device)
+    return moved(x, by, torch.randint(-(half // 2), 2 * half - half // 2, shape, device=x.device))
 
 
 def augmented(pictures: Tensor) -> Tensor:
     """Pictures (N, 3, S, S) changed at random, so that D can't learn them by heart, real and drawn
     ones alike, so that G doesn't learn the changes (DiffAugment; Zhao et al. 2020, section 3.2).
     """
-    return cut_out(shifted(recoloured(pictures)))
+    return shifted_and_cut(recoloured(pictures))
 
 
 # ---- as the settings say -------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def score(out: Path, epochs: list[int]) -> None:
     net = feature_network()
 
     def features(pictures: Tensor) -> Tensor:  # this network takes -1 to 1, as they are
-        with torch.autocast("cpu", torch.bfloat16):
+        with GAN.choose_machine("cpu", "auto").autocast():  # bf16 where it is not slow
             return torch.cat([net(batch).float() for batch in pictures.split(100)])
 
     root = GAN.HERE / settings["data_dir"]

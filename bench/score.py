@@ -62,7 +62,7 @@ def features(net: Any, pictures: Tensor, side: int) -> dict[str, Tensor]:
     for batch in pictures.split(100):
         if batch.shape[-1] != side:
             batch = F.interpolate(batch, (side, side), mode="bilinear", align_corners=False)
-        with torch.autocast("cpu", torch.bfloat16):
+        with GAN.choose_machine("cpu", "auto").autocast():  # bf16 where it is not slow
             maps = net.bn1(net.conv_stem(batch.contiguous(memory_format=torch.channels_last)))
             for number, layer in enumerate([*net.blocks, lambda x: net.bn2(net.conv_head(x))]):
                 maps = layer(maps)

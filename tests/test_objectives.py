@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import subprocess
 import sys
@@ -24,14 +25,14 @@ from objectives import (
     Schedule,
     augmented,
     choose,
-    cut_out,
     decayed,
     hinge_d,
+    moved,
     one_centred,
     recoloured,
     relativistic_d,
     relativistic_g,
-    shifted,
+    shifted_and_cut,
     smooth_bce_d,
     wasserstein_d,
     wasserstein_g,
@@ -253,36 +254,41 @@ def test_instance_noise_is_seen_by_the_discriminator_alone() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_pictures_are_shifted(dtype: torch.dtype) -> None:
-    """By every whole number of pixels up to an eighth, with grey coming in, and nothing else."""
+    """By so many pixels as are asked for, with grey coming in; nothing else changes."""
     torch.manual_seed(0)
     side = 32
-    x = torch.rand(400, 3, side, side).sub(0.5).to(dtype)
-    wide = F.pad(x, [4] * 4)
-    seen = set()
-    for before, after in zip(wide, shifted(x), strict=True):
-        ways = [
-            (down, across)
-            for down in range(9)
-            for across in range(9)
-            if torch.equal(before[:, down : down + side, across : across + side], after)
-        ]
-        assert len(ways) == 1
-        seen |= set(ways)
-    assert len(seen) > 75  # of 81
+    x = torch.rand(81, 3, side, side).sub(0.5).to(dtype)
+    by = torch.cartesian_prod(*[torch.arange(-4, 5)] * 2)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        y = moved(x.contiguous(memory_format=layout), by.T[..., None], torch.full((2, 81, 1), side))
+        for before, (down, across), after in zip(F.pad(x, [4] * 4), 4 - by, y, strict=True):
+            assert torch.equal(before[:, down : down + side, across : across + side], after)
 
 
-def test_a_square_is_cut_out() -> None:
+def test_pictures_move_and_a_square_is_cut_out() -> None:
+    """The whole of what they may move by, and squares wherever their centres lie in the picture."""
     torch.manual_seed(0)
-    side, sizes = 32, set()
-    for hole in cut_out(torch.ones(300, 3, side, side)) == 0:
+    side, sizes, shifts = 32, set(), set()
+    x = torch.rand(600, 3, side, side).add(0.5)
+    for before, after in zip(F.pad(x, [4] * 4), shifted_and_cut(x), strict=True):
+        hole = after == 0
         assert torch.equal(hole[0], hole[1]) and torch.equal(hole[0], hole[2])
-        down, across = hole[0].any(1).nonzero(), hole[0].any(0).nonzero()
-        height, width = (int(one.max() - one.min()) + 1 for one in (down, across))
-        assert hole[0].sum() == height * width  # a rectangle: a square, or what is left of it
-        for n, place in ((height, down), (width, across)):
-            assert n == 16 or (8 <= n < 16 and (place.min() == 0 or place.max() == side - 1))
+        ways = []
+        for down, across in itertools.product(range(9), repeat=2):
+            there = before[:, down : down + side, across : across + side]
+            if torch.equal(there[~hole], after[~hole]):
+                ways.append((down, across, hole[0] & (there[0] != 0)))
+        ((down, across, hole_inside),) = ways
+        shifts.add((down, across))
+        rows, columns = hole_inside.any(1).nonzero(), hole_inside.any(0).nonzero()
+        height, width = (int(one.max() - one.min()) + 1 for one in (rows, columns))
+        assert hole_inside.sum() == height * width  # a square, or what is left of it
+        for n, place, by in ((height, rows, down), (width, columns, across)):
+            least, most = max(0, 4 - by), side - 1 - max(0, by - 4)  # where there is no grey yet
+            assert n == 16 or (4 <= n < 16 and (place.min() == least or place.max() == most))
         sizes.add((height, width))
     assert (16, 16) in sizes and len(sizes) > 10
+    assert len(shifts) == 81
 
 
 def test_colours_change() -> None:
