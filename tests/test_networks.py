@@ -163,6 +163,31 @@ def test_a_modulated_generator(size: int) -> None:
     assert all(w.grad is not None for w in gen.parameters())
 
 
+def test_a_modulated_generator_in_bf16() -> None:
+    """The same pictures and gradients but for rounding; what it keeps stays float32."""
+    torch.manual_seed(0)
+    like = GAN.Layers(modulate=True, bias="outer", upsample="nearest")
+    gen = GAN.make_generator({"image_size": 32, "noise_size": 7, "gen_fm": 16, **like._asdict()})
+    init_dcgan(gen)
+    for m in gen:
+        if isinstance(m, ModulatedNorm):
+            nn.init.normal_(m.linear.weight, 0, 0.2)
+    noise = torch.randn(64, 7, 1, 1)
+    rough = copy.deepcopy(gen)
+    with torch.autocast("cpu", torch.bfloat16):
+        pictures = rough(noise)
+    assert pictures.dtype == torch.bfloat16
+    error = (pictures.float() - gen(noise)).square().mean() / gen(noise).square().mean()
+    assert error.sqrt() < 0.03
+    pictures.float().square().mean().backward()
+    gen(noise).square().mean().backward()
+    for one, other in zip(rough.parameters(), gen.parameters(), strict=True):
+        assert one.dtype == torch.float32 and one.grad is not None and other.grad is not None
+        if one.grad.norm() > 1e-6:  # of a bias before batch norm it is 0
+            assert F.cosine_similarity(one.grad.flatten(), other.grad.flatten(), 0) > 0.9
+    assert torch.bfloat16 not in {value.dtype for value in rough.state_dict().values()}
+
+
 def test_batch_norm_in_all_but_the_outer_layers() -> None:
     names = [type(m).__name__ for m in GAN.Discriminator(64, 4, "batch")]
     inner = ["Conv2d", "BatchNorm2d", "LeakyReLU"]
