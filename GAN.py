@@ -7,7 +7,7 @@
 """Train a DCGAN on a folder of faces and watch the faces come up in img/.
 
     python GAN.py                               train with the settings below
-    python GAN.py recipes/quick96.py            with other values for some of them, from a recipe
+    python GAN.py recipes/small96.py            with other values for some of them, from a recipe
     python GAN.py --gen_fm=64 --n_epoch=400     with single settings changed; later words win
     python GAN.py --dry_run=True                try everything out in seconds, see what it will cost
     python GAN.py --help                        list all settings
@@ -67,6 +67,7 @@ gen_fm = 32  # feature maps before the generator's last layer; 128 in the DCGAN 
 dis_fm = 32  # feature maps after the discriminator's first layer; 128 in the paper
 deep_side = 4  # of the deepest feature maps: 4, or 6 (sizes of 3·2^k are doubled all the way)
 kernel = 4  # of the convolutions that halve or double the side: 4, or 5
+blocks = 0  # residual convolutions, of 3x3, that both networks have beside those at every side
 upsample = "transposed"  # in the generator: "transposed" convolutions, or "nearest" (no weave)
 modulate = False  # True: the noise also scales and shifts the generator's feature maps
 bias = True  # all convolutions have one; "outer": those without batch norm after them; False: none
@@ -182,8 +183,7 @@ def choose_machine(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's torch asks for it
     torch.use_deterministic_algorithms(deterministic)
     if device == "auto":
-        mps = torch.backends.mps.is_available()
-        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        device = next((x for x in ("cuda", "mps") if getattr(torch, x).is_available()), "cpu")
     try:
         place = torch.zeros(1, device=Rng(device).device).device  # with its number
     except (RuntimeError, AssertionError, NotImplementedError):
@@ -315,6 +315,7 @@ class Layers(NamedTuple):
     kernel: int = 4
     bias: bool | str = True
     deep_side: int = 4
+    blocks: int = 0
     upsample: str = "transposed"
     modulate: bool = False
 
@@ -378,6 +379,7 @@ class Discriminator(nn.Sequential):
             layers += [nn.BatchNorm2d(deep)] if normed else []
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             layers += [nn.Dropout2d(dropout)] if dropout else []
+        layers = sibling("networks").with_blocks(layers, norm, like) if like.blocks else layers
         super().__init__(*layers, nn.Flatten(0))
         self.norm = norm
 
@@ -385,8 +387,7 @@ class Discriminator(nn.Sequential):
 def ema_decay(half_life: float, images: int, step_images: int) -> float:
     """What the average keeps of itself over step_images pictures: 0.5^(step_images / half-life).
 
-    The half-life is 5 % of the pictures seen at most, so that the start is soon forgotten
-    (StyleGAN2's ramp-up; Karras et al. 2020, official code).
+    The half-life is 5 % of the pictures seen at most, as in StyleGAN2's code (Karras et al. 2020).
     """
     return 0.5 ** (step_images / max(min(half_life, 0.05 * images), 1e-8))
 
@@ -394,7 +395,7 @@ def ema_decay(half_life: float, images: int, step_images: int) -> float:
 def make_generator(s: Dict) -> Generator:
     """The generator that settings s make; older ones, in a file, lack some."""
     like = Layers(**{name: s[name] for name in Layers._fields if name in s})
-    kind = sibling("networks").ModulatedGenerator if like.modulate else Generator
+    kind = sibling("networks").RichGenerator if like.modulate or like.blocks else Generator
     return kind(s["image_size"], s["noise_size"], s["gen_fm"], like)
 
 
@@ -461,7 +462,7 @@ class Objective(NamedTuple):
 
 BCE = Objective()
 BARE = {"loss": "bce", "gp_every": 1, "lr_decay": "none", "init": "torch", "upsample": "transposed"}
-BARE |= {"modulate": False, "augment": False}
+BARE |= {"blocks": 0, "modulate": False, "augment": False}
 BARE |= dict.fromkeys(("gp", "r1", "r2", "label_smoothing", "instance_noise"), 0)
 
 
@@ -495,8 +496,7 @@ def d_step(
             both = dis(torch.cat([real, fake])).float()
             real_logits, fake_logits = both.split(len(real))
     loss = aim.d_loss(real_logits, fake_logits)
-    # Penalties not in bf16 or fp16: a gradient's gradient asks for precision.
-    more = aim.penalty(dis, real.float(), fake.float()) if aim.penalty else 0
+    more = aim.penalty(dis, real.float(), fake.float()) if aim.penalty else 0  # bf16 is too rough
     descend(aim.d_weight * (loss + more), opt_d, machine.scaler)
     answers = torch.stack([real_logits, fake_logits]).detach()
     answers = (answers.sigmoid() if aim.probable else answers).mean(1)

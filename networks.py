@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Module
+from torch.nn.utils.parametrizations import spectral_norm
 
 from GAN import Discriminator, Generator, Layers
 
@@ -46,20 +49,71 @@ class ModulatedNorm(nn.BatchNorm2d):
         return torch.addcmul(shift, super().forward(x), scale + 1)
 
 
-class ModulatedGenerator(Generator):
-    """Noise (N, Z, 1, 1) to pictures (N, 3, S, S), with ModulatedNorm in place of batch norm."""
+class GeneratorBlock(Module):
+    """Maps (N, C, S, S) plus a convolution of 3x3 of them, normalised and rectified first (He et
+    al. 2016, Identity Mappings in Deep Residual Networks, fig. 1b, of half the depth).
+    """
+
+    def __init__(self, channels: int, bias: bool = False) -> None:
+        super().__init__()
+        self.norm: Module = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, 1, 1, bias=bias)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        modulated = isinstance(self.norm, ModulatedNorm)
+        normed = self.norm(x, noise) if modulated else self.norm(x)
+        return x + self.conv(F.relu(normed, inplace=True))
+
+
+class RichGenerator(Generator):
+    """Noise (N, Z, 1, 1) to pictures (N, 3, S, S), with like.blocks residual blocks at every size
+    but the last and, if like.modulate, with ModulatedNorm in place of batch norm.
+    """
 
     def __init__(self, image_size: int, noise_size: int, fm: int, like: Layers) -> None:
         super().__init__(image_size, noise_size, fm, like)
-        for i, layer in enumerate(self):
-            if isinstance(layer, nn.BatchNorm2d):
-                self[i] = ModulatedNorm(layer.num_features, noise_size)
+        for i in reversed(range(len(self))):
+            if isinstance(norm := self[i], nn.BatchNorm2d):
+                for _ in range(like.blocks):
+                    self.insert(i, GeneratorBlock(norm.num_features, like.bias is True))
+        for module in list(self.modules()) if like.modulate else ():
+            for name, norm in module.named_children():
+                if isinstance(norm, nn.BatchNorm2d):
+                    setattr(module, name, ModulatedNorm(norm.num_features, noise_size))
 
     def forward(self, noise: Tensor) -> Tensor:
         x = noise
         for layer in self:
-            x = layer(x, noise) if isinstance(layer, ModulatedNorm) else layer(x)
+            wants_noise = isinstance(layer, ModulatedNorm | GeneratorBlock)
+            x = layer(x, noise) if wants_noise else layer(x)
         return x
+
+
+class DiscriminatorBlock(nn.Sequential):
+    """Maps (N, C, S, S) plus a convolution of 3x3 of them, as large as before by 1/√2 (Karras et
+    al. 2020, Analyzing and Improving the Image Quality of StyleGAN, section 4.1).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + super().forward(x)) / math.sqrt(2)
+
+
+def with_blocks(layers: list[Module], norm: str, like: Layers) -> list[Module]:
+    """The discriminator's layers, with like.blocks residual blocks behind every LeakyReLU, normed
+    as the other layers are.
+    """
+    deeper, channels = list[Module](), 0
+    for layer in layers:
+        deeper.append(layer)
+        if isinstance(layer, nn.Conv2d):
+            channels = layer.out_channels
+        for _ in range(like.blocks if isinstance(layer, nn.LeakyReLU) else 0):
+            bias = like.bias is True or (like.bias == "outer" and norm != "batch")
+            conv = nn.Conv2d(channels, channels, 3, 1, 1, bias=bias)
+            block: list[Module] = [spectral_norm(conv) if norm == "spectral" else conv]
+            block += [nn.BatchNorm2d(channels)] if norm == "batch" else []
+            deeper.append(DiscriminatorBlock(*block, nn.LeakyReLU(0.2, inplace=True)))
+    return deeper
 
 
 @torch.no_grad()

@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import GAN
-from networks import ModulatedNorm, NearestConv, init_dcgan, init_he
+from networks import (
+    DiscriminatorBlock,
+    GeneratorBlock,
+    ModulatedNorm,
+    NearestConv,
+    init_dcgan,
+    init_he,
+)
 
 CPU = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
 SIZES = (32, 48, 64, 96, 128, 192, 256)
@@ -207,10 +214,78 @@ def test_init_dcgan() -> None:
             assert m.bias is not None and not m.bias.any()
 
 
-def test_init_he_keeps_the_size_of_maps() -> None:
+@pytest.mark.parametrize("modulate", [False, True])
+def test_a_generator_with_blocks(modulate: bool) -> None:
+    """Two at every size but the last; with weights of 0 they change nothing."""
+    like = GAN.Layers(deep_side=6, upsample="nearest", modulate=modulate, bias="outer", blocks=2)
+    settings = {"image_size": 96, "noise_size": 7, "gen_fm": 4, **like._asdict()}
+    torch.manual_seed(0)
+    gen, plain = (GAN.make_generator(settings | {"blocks": blocks}) for blocks in (2, 0))
+    found = [m.conv for m in gen if isinstance(m, GeneratorBlock)]
+    assert shapes(nn.Sequential(*found)) == [(n, n, 3, 1, 1) for n in (32, 32, 16, 16, 8, 8, 4, 4)]
+    assert all(conv.bias is None for conv in found)
+    kinds = [type(m) for m in gen if not isinstance(m, GeneratorBlock)]
+    assert kinds == [type(m) for m in plain]
+    same = iter(m for m in gen if not isinstance(m, GeneratorBlock))
+    for layer in plain:
+        layer.load_state_dict(next(same).state_dict())
+    noise = torch.randn(5, 7, 1, 1)
+    assert (gen(noise) - plain(noise)).abs().mean() > 0.01
+    gen(noise).sum().backward()
+    assert all(w.grad is not None for w in gen.parameters())
+    for conv in found:
+        nn.init.zeros_(conv.weight)
+    torch.testing.assert_close(gen(noise), plain(noise))
+
+
+def test_a_generator_block() -> None:
+    block, x, z = GeneratorBlock(3), torch.randn(4, 3, 6, 6), torch.randn(4, 5, 1, 1)
+    mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
+    for norm in (nn.BatchNorm2d(3), ModulatedNorm(3, 5)):
+        block.norm = norm
+        maps = (x - mean) / (var + norm.eps).sqrt()
+        if isinstance(norm, ModulatedNorm):
+            row = norm.linear(z.flatten(1))[..., None, None]
+            maps = maps * (1 + row[:, :3]) + row[:, 3:]
+        expected = x + F.conv2d(maps.clamp(min=0), block.conv.weight, padding=1)
+        torch.testing.assert_close(block(x, z), expected)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "spectral"])
+def test_a_discriminator_with_blocks(norm: str) -> None:
+    """Two behind every LeakyReLU, normed as the rest; of weights 0, each divides maps by √2."""
+    torch.manual_seed(0)
+    like = GAN.Layers(bias=False, blocks=2)
+    dis, plain = GAN.Discriminator(64, 4, norm, 0.3, like), GAN.Discriminator(64, 4, norm, 0.3)
+    found = [m for m in dis if isinstance(m, DiscriminatorBlock)]
+    assert shapes(nn.Sequential(*found)) == [(n, n, 3, 1, 1) for n in (4, 4, 8, 8, 16, 16, 32, 32)]
+    kinds = [type(m).__name__ for m in dis if not isinstance(m, DiscriminatorBlock)]
+    assert kinds == [type(m).__name__ for m in plain]
+    assert all(isinstance(block[1], nn.BatchNorm2d) == (norm == "batch") for block in found)
+    weights = [weight for block in found if isinstance(weight := block[0].weight, Tensor)]
+    largest = [torch.linalg.matrix_norm(weight.flatten(1), 2) for weight in weights]
+    assert all(value.item() == pytest.approx(1, abs=0.1) for value in largest) == (
+        norm == "spectral"
+    )
+    x = torch.randn(5, 3, 64, 64)
+    if norm == "none":
+        for weight in weights:
+            nn.init.zeros_(weight)
+        short = nn.Sequential(*(m for m in dis if not isinstance(m, DiscriminatorBlock)))
+        torch.testing.assert_close(dis.eval()(x), short.eval()(x) / 2**4)
+    dis(x).sum().backward()
+    assert all(w.grad is not None for w in dis.parameters())
+    for bias, biases in ((True, 8), ("outer", 0 if norm == "batch" else 8)):
+        dis = GAN.Discriminator(64, 4, norm, like=GAN.Layers(bias=bias, blocks=2))
+        blocks = [m for m in dis if isinstance(m, DiscriminatorBlock)]
+        assert sum(block[0].bias is not None for block in blocks) == biases
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_init_he_keeps_the_size_of_maps(blocks: int) -> None:
     """Through a discriminator without batch norm; the generator's first weights are the paper's."""
     torch.manual_seed(0)
-    gen, dis = GAN.Generator(64, 100, 32), GAN.Discriminator(64, 32)
+    gen, dis = GAN.Generator(64, 100, 32), GAN.Discriminator(64, 32, like=GAN.Layers(blocks=blocks))
     init_he(gen)
     init_he(dis)
     weights = torch.cat([m.weight.flatten() for m in gen if isinstance(m, nn.ConvTranspose2d)])
@@ -218,9 +293,10 @@ def test_init_he_keeps_the_size_of_maps() -> None:
     x = torch.randn(16, 3, 64, 64)
     for layer in dis:
         x = layer(x)
-        if isinstance(layer, nn.LeakyReLU):
+        if isinstance(layer, nn.LeakyReLU | DiscriminatorBlock):
             inner = x[:, :, 1:-1, 1:-1]  # at the border, padding takes something away
-            assert inner.square().mean().sqrt().item() == pytest.approx(1, abs=0.25)
+            size = inner.square().mean().sqrt().item()
+            assert 0.75 < size < (2 if blocks else 1.25)  # without 1/√2: 4
 
 
 def test_losses_are_binary_cross_entropy() -> None:

@@ -29,7 +29,7 @@ COLUMNS += ["images", "seconds", "images_per_second"]
 EVERYTHING = (  # that draws random numbers, or depends on how far a run has come
     "--loss=rpgan --r1=1 --r2=0.1 --gp_every=2 --d_every=2 --dis_dropout=0.2 --instance_noise=0.1 "
     "--lr_decay=cosine --optim_d=sgd --dis_norm=spectral --weight_decay_g=1e-3 --modulate "
-    "--augment"
+    "--augment --blocks=1"
 )
 
 
@@ -488,7 +488,7 @@ def test_long_runs_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
     rehearse.say_if_long(100, 100 * 3600 * 3 + 6000, machine)
     said = capsys.readouterr().out
     assert "At 100 pictures/s, this run takes 3:01:00" in said
-    assert "python GAN.py recipes/quick96.py" in said
+    assert "python GAN.py recipes/small96.py" in said
 
 
 def test_a_long_run_announces_itself(gan: Run, faces: Path, tmp_path: Path) -> None:
@@ -502,7 +502,7 @@ def test_a_long_run_announces_itself(gan: Run, faces: Path, tmp_path: Path) -> N
         run.send_signal(signal.SIGINT)
         said += run.stdout.readline() + run.stdout.read()
     assert re.search(r"At \d+ pictures/s, this run takes \d+:\d+:\d+ from here", said)
-    assert "python GAN.py recipes/quick96.py" in said
+    assert "python GAN.py recipes/small96.py" in said
 
 
 @pytest.mark.parametrize("place", ["d_step", "g_step", "update_ema", "save_history", "say", "tqdm"])

@@ -20,7 +20,7 @@ DEFAULTS = {
     "g_every": 5, "n_epoch": 200, "lr_g": 2e-4, "lr_d": 2e-4, "beta1_g": 0.5, "beta2_g": 0.999,
     "beta1_d": 0.5, "beta2_d": 0.999, "optim_g": "adam", "optim_d": "adam", "lr_decay": "none",
     "weight_decay_g": 0.0, "weight_decay_d": 0.0, "kernel": 4, "bias": True, "dis_dropout": 0.0,
-    "deep_side": 4, "upsample": "transposed", "modulate": False, "minutes": 0.0,
+    "deep_side": 4, "upsample": "transposed", "modulate": False, "minutes": 0.0, "blocks": 0,
     "loss": "bce", "gp": 0.0, "r1": 0.0, "r2": 0.0, "gp_every": 1, "label_smoothing": 0.0,
     "augment": False, "instance_noise": 0.0, "deterministic": False,
     "img_dir": "img", "save_every": 10, "checkpoint_minutes": 10.0, "fresh": False,
@@ -65,7 +65,7 @@ def test_help_lists_all_settings_with_default_and_comment(gan: Run) -> None:
         default, comment = found(rf"^{name} = (\S+)  # (.+)", text, re.MULTILINE)
         assert ast.literal_eval(default) == value
         assert len(comment) > 10
-    assert "recipes/quick96.py" in text
+    assert "recipes/small96.py" in text
 
 
 def test_words_override_and_later_ones_win(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_paths_on_the_command_line_start_where_the_user_is(
     GAN.read_settings(["mine.py", "--data_dir=../pictures"])
     assert Path(GAN.data_dir) == tmp_path.parent / "pictures"
     assert ROOT / GAN.img_dir == ROOT / "img" / "mine"
-    GAN.read_settings(["recipes/quick96.py"])  # found beside GAN.py
+    GAN.read_settings(["recipes/small96.py"])  # found beside GAN.py
     assert GAN.dis_norm == "batch"
 
 
