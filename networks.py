@@ -90,8 +90,8 @@ class RichGenerator(Generator):
 
 
 class DiscriminatorBlock(nn.Sequential):
-    """Maps (N, C, S, S) plus a convolution of 3x3 of them, as large as before by 1/√2 (Karras et
-    al. 2020, Analyzing and Improving the Image Quality of StyleGAN, section 4.1).
+    """Maps (N, C, S, S) plus a convolution of 3x3 of them, times 1/√2, so that they stay about as
+    large (as in Karras et al. 2020, Analyzing and Improving the Image Quality of StyleGAN).
     """
 
     def forward(self, x: Tensor) -> Tensor:

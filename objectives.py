@@ -100,39 +100,32 @@ def recoloured(x: Tensor) -> Tensor:
     return torch.addcmul(torch.addcmul(rest, grey, contrast * (1 - colour)), x, contrast * colour)
 
 
-class Rearranged(torch.autograd.Function):
-    """The rows (M, C) of these numbers (M,), none of which comes twice; that of number M is zeros.
+class Moved(torch.autograd.Function):
+    """Pictures x (N, 3, S, S), moved down and across by (2, N, 1) pixels, then 0 in a square of S/2
+    that begins at hole (2, N, 1); what comes in from outside is 0, too.
 
-    The gradient is rearranged back: that of an index would be a sum, in random order on a GPU.
+    Gradients are moved back: the usual one of an index is a sum, in random order on a GPU.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, numbers: Tensor) -> Tensor:
-        ctx.save_for_backward(numbers)
-        return F.pad(rows, (0, 0, 0, 1)).index_select(0, numbers)
+    def forward(ctx: Any, x: Tensor, by: Tensor, hole: Tensor, back: bool = False) -> Tensor:
+        ctx.save_for_backward(by, hole)
+        ctx.back = back
+        n, c, side, _ = x.shape
+        place = torch.arange(side, device=x.device)
+        source = place + by if back else place - by  # where a pixel comes from
+        inside, moved = (source >= 0) & (source < side), source if back else place
+        whole = (moved < hole) | (moved >= hole + side // 2)  # before moving back, after moving
+        seen = (whole[0, :, :, None] | whole[1, :, None]) & inside[0, :, :, None]
+        first = torch.arange(n, device=x.device).view(-1, 1, 1) * side * side
+        numbers = first + source[0, :, :, None] * side + source[1, :, None]
+        numbers = torch.where(seen & inside[1, :, None], numbers, n * side * side)
+        rows = F.pad(x.permute(0, 2, 3, 1).reshape(-1, c), (0, 0, 0, 1))  # the last is of zeros
+        return rows.index_select(0, numbers.flatten()).view(n, side, side, c).permute(0, 3, 1, 2)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (numbers,) = ctx.saved_tensors
-        back = numbers.new_full((len(numbers) + 1,), len(numbers))
-        back[numbers] = torch.arange(len(numbers), device=numbers.device)
-        return Rearranged.apply(gradient, back[:-1]), None
-
-
-def moved(x: Tensor, by: Tensor, hole: Tensor) -> Tensor:
-    """Pictures (N, 3, S, S), each moved by so many pixels down and across, then 0 in a square of
-    S/2 that begins so far down and across (both (2, N, 1)); where nothing comes in, it is 0, too.
-    """
-    n, c, side, _ = x.shape
-    place = torch.arange(side, device=x.device)
-    source, whole = place - by, (place < hole) | (place >= hole + side // 2)
-    (down, across), (inside_down, inside_across) = source, (source >= 0) & (source < side)
-    first = torch.arange(n, device=x.device).view(-1, 1, 1) * side * side
-    numbers = first + down[:, :, None] * side + across[:, None]
-    seen = (whole[0, :, :, None] | whole[1, :, None]) & inside_down[:, :, None]
-    numbers = torch.where(seen & inside_across[:, None], numbers, n * side * side)
-    rows = x.permute(0, 2, 3, 1).reshape(-1, c)
-    return Rearranged.apply(rows, numbers.flatten()).view(n, side, side, c).permute(0, 3, 1, 2)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        return Moved.apply(gradient, *ctx.saved_tensors, not ctx.back), None, None, None
 
 
 def shifted_and_cut(x: Tensor) -> Tensor:
@@ -141,7 +134,8 @@ def shifted_and_cut(x: Tensor) -> Tensor:
     """
     most, half, shape = x.shape[-1] // 8, x.shape[-1] // 2, (2, len(x), 1)
     by = torch.randint(-most, most + 1, shape, device=x.device)
-    return moved(x, by, torch.randint(-(half // 2), 2 * half - half // 2, shape, device=x.device))
+    hole = torch.randint(-(half // 2), 2 * half - half // 2, shape, device=x.device)
+    return Moved.apply(x, by, hole)
 
 
 def augmented(pictures: Tensor) -> Tensor:

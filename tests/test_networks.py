@@ -224,8 +224,15 @@ def test_a_generator_with_blocks(modulate: bool) -> None:
     found = [m.conv for m in gen if isinstance(m, GeneratorBlock)]
     assert shapes(nn.Sequential(*found)) == [(n, n, 3, 1, 1) for n in (32, 32, 16, 16, 8, 8, 4, 4)]
     assert all(conv.bias is None for conv in found)
-    kinds = [type(m) for m in gen if not isinstance(m, GeneratorBlock)]
-    assert kinds == [type(m) for m in plain]
+    kinds = [type(m).__name__ for m in plain]
+    stage = [kinds[3], *["GeneratorBlock"] * 2, *kinds[1:3]]  # convolution, blocks, norm, ReLU
+    assert [type(m).__name__ for m in gen] == [kinds[0], *stage[1:], *stage * 3, *kinds[-2:]]
+    for bias in (True, False):
+        like = like._replace(bias=bias)
+        other = GAN.make_generator(settings | like._asdict())
+        assert [bias] * 8 == [
+            m.conv.bias is not None for m in other if isinstance(m, GeneratorBlock)
+        ]
     same = iter(m for m in gen if not isinstance(m, GeneratorBlock))
     for layer in plain:
         layer.load_state_dict(next(same).state_dict())
@@ -259,8 +266,10 @@ def test_a_discriminator_with_blocks(norm: str) -> None:
     dis, plain = GAN.Discriminator(64, 4, norm, 0.3, like), GAN.Discriminator(64, 4, norm, 0.3)
     found = [m for m in dis if isinstance(m, DiscriminatorBlock)]
     assert shapes(nn.Sequential(*found)) == [(n, n, 3, 1, 1) for n in (4, 4, 8, 8, 16, 16, 32, 32)]
-    kinds = [type(m).__name__ for m in dis if not isinstance(m, DiscriminatorBlock)]
-    assert kinds == [type(m).__name__ for m in plain]
+    kinds = [type(m).__name__ for m in plain]
+    for i in reversed(range(len(kinds))):
+        kinds[i + 1 : i + 1] = ["DiscriminatorBlock"] * (2 if kinds[i] == "LeakyReLU" else 0)
+    assert [type(m).__name__ for m in dis] == kinds
     assert all(isinstance(block[1], nn.BatchNorm2d) == (norm == "batch") for block in found)
     weights = [weight for block in found if isinstance(weight := block[0].weight, Tensor)]
     largest = [torch.linalg.matrix_norm(weight.flatten(1), 2) for weight in weights]
@@ -279,6 +288,15 @@ def test_a_discriminator_with_blocks(norm: str) -> None:
         dis = GAN.Discriminator(64, 4, norm, like=GAN.Layers(bias=bias, blocks=2))
         blocks = [m for m in dis if isinstance(m, DiscriminatorBlock)]
         assert sum(block[0].bias is not None for block in blocks) == biases
+
+
+def test_a_discriminator_block() -> None:
+    conv, x = nn.Conv2d(3, 3, 3, 1, 1), torch.randn(4, 3, 6, 6)
+    maps = F.conv2d(x, conv.weight, conv.bias, padding=1)
+    for norm in (nn.Identity(), nn.BatchNorm2d(3)):
+        block = DiscriminatorBlock(conv, norm, nn.LeakyReLU(0.2, inplace=True))
+        expected = (x + F.leaky_relu(norm(maps), 0.2)) / 2**0.5
+        torch.testing.assert_close(block(x), expected)
 
 
 @pytest.mark.parametrize("blocks", [0, 1])

@@ -22,12 +22,12 @@ from conftest import ROOT, TINY, Run
 from networks import init_dcgan
 from objectives import (
     OBJECTIVES,
+    Moved,
     Schedule,
     augmented,
     choose,
     decayed,
     hinge_d,
-    moved,
     one_centred,
     recoloured,
     relativistic_d,
@@ -260,7 +260,8 @@ def test_pictures_are_shifted(dtype: torch.dtype) -> None:
     x = torch.rand(81, 3, side, side).sub(0.5).to(dtype)
     by = torch.cartesian_prod(*[torch.arange(-4, 5)] * 2)
     for layout in (torch.contiguous_format, torch.channels_last):
-        y = moved(x.contiguous(memory_format=layout), by.T[..., None], torch.full((2, 81, 1), side))
+        nowhere = torch.full((2, 81, 1), side)
+        y = Moved.apply(x.contiguous(memory_format=layout), by.T[..., None], nowhere)
         for before, (down, across), after in zip(F.pad(x, [4] * 4), 4 - by, y, strict=True):
             assert torch.equal(before[:, down : down + side, across : across + side], after)
 
@@ -327,7 +328,11 @@ def test_augmented_pictures_have_a_gradient() -> None:
         return augmented(pictures)
 
     assert torch.autograd.gradcheck(same_each_time, x)
+    assert torch.autograd.gradgradcheck(same_each_time, x)
     rough = same_each_time(x.bfloat16())
+    last = x.float().contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):  # as the networks want it
+        assert same_each_time(last).is_contiguous(memory_format=torch.channels_last)
     assert rough.dtype == torch.bfloat16 and rough.shape == x.shape
     assert (same_each_time(x) != x).any()
     words = GAN.settings_now() | {"augment": True, "instance_noise": 0.1}
