@@ -387,7 +387,7 @@ class Discriminator(nn.Sequential):
 def ema_decay(half_life: float, images: int, step_images: int) -> float:
     """What the average keeps of itself over step_images pictures: 0.5^(step_images / half-life).
 
-    The half-life is 5 % of the pictures seen at most, as in StyleGAN2's code (Karras et al. 2020).
+    To forget the start, it is 5 % of the pictures seen at most (StyleGAN2's code; Karras 2020).
     """
     return 0.5 ** (step_images / max(min(half_life, 0.05 * images), 1e-8))
 

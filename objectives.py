@@ -114,8 +114,9 @@ class Moved(torch.autograd.Function):
         n, c, side, _ = x.shape
         place = torch.arange(side, device=x.device)
         source = place + by if back else place - by  # where a pixel comes from
-        inside, moved = (source >= 0) & (source < side), source if back else place
-        whole = (moved < hole) | (moved >= hole + side // 2)  # before moving back, after moving
+        inside = (source >= 0) & (source < side)
+        moved = source if back else place  # its place in the moved picture, which has the hole
+        whole = (moved < hole) | (moved >= hole + side // 2)
         seen = (whole[0, :, :, None] | whole[1, :, None]) & inside[0, :, :, None]
         first = torch.arange(n, device=x.device).view(-1, 1, 1) * side * side
         numbers = first + source[0, :, :, None] * side + source[1, :, None]

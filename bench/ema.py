@@ -88,10 +88,10 @@ def score(out: Path, epochs: list[int]) -> None:
     """Score every average of these epochs (none named: of all), into results/ema-NAME.json."""
     about = json.loads((out / "settings.json").read_text())
     settings = about["settings"]
-    net = feature_network()
+    net, fast = feature_network(), GAN.choose_machine("cpu", "auto")
 
     def features(pictures: Tensor) -> Tensor:  # this network takes -1 to 1, as they are
-        with GAN.choose_machine("cpu", "auto").autocast():  # bf16 where it is not slow
+        with fast.autocast():
             return torch.cat([net(batch).float() for batch in pictures.split(100)])
 
     root = GAN.HERE / settings["data_dir"]

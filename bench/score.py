@@ -59,10 +59,11 @@ SIZES["all three"] = slice(336)
 def features(net: Any, pictures: Tensor, side: int) -> dict[str, Tensor]:
     """Pictures (N, 3, S, S) from -1 to 1 → features (N, F) of every layer."""
     found: dict[str, list[Tensor]] = {name: [] for name in LAYERS.values()}
+    machine = GAN.choose_machine("cpu", "auto")  # bf16 only where it is not slow
     for batch in pictures.split(100):
         if batch.shape[-1] != side:
             batch = F.interpolate(batch, (side, side), mode="bilinear", align_corners=False)
-        with GAN.choose_machine("cpu", "auto").autocast():  # bf16 where it is not slow
+        with machine.autocast():
             maps = net.bn1(net.conv_stem(batch.contiguous(memory_format=torch.channels_last)))
             for number, layer in enumerate([*net.blocks, lambda x: net.bn2(net.conv_head(x))]):
                 maps = layer(maps)

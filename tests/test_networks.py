@@ -317,6 +317,20 @@ def test_init_he_keeps_the_size_of_maps(blocks: int) -> None:
             assert 0.75 < size < (2 if blocks else 1.25)  # without 1/√2: 4
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
+@pytest.mark.parametrize("there", [["cuda", "mps"], ["mps"]])
+def test_auto_takes_the_fastest_device(there: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as can be seen without one: it is tried, and named where it can't be used."""
+    for name in ("cuda", "mps"):
+        found = name in there
+        monkeypatch.setattr(f"torch.{name}.is_available", lambda found=found: found)
+    with pytest.raises(GAN.UserError, match=f"device={there[0]} can't be used"):
+        GAN.choose_machine("auto", "fp32")
+    monkeypatch.undo()
+    if not torch.mps.is_available():
+        assert GAN.choose_machine("auto", "fp32").device.type == "cpu"
+
+
 def test_losses_are_binary_cross_entropy() -> None:
     real, fake = torch.randn(50, requires_grad=True), torch.randn(50, requires_grad=True)
     ones, zeros = torch.ones(50), torch.zeros(50)
