@@ -5,8 +5,8 @@ both zero-centred penalties (R3GAN; Huang et al. 2024), taken every 16th time, a
 memory of the gradient, as that paper has it.
 
 On two cores of an AMD EPYC (Zen 4, bf16, torch 2.14.1), with --minutes=110, seed 0, from 23,399
-drawn faces: Fréchet distance 47.3 to 5,000 others (EfficientNet-Lite0, floor 5.5; report.md), where
-ten minutes of best96 on one core bring 75 to 90; 163 pictures a second.
+drawn faces: Fréchet distance 47.3 to 5,000 others (EfficientNet-Lite0, floor 5.5; report.md); ten
+minutes of best96 on one core bring 75 to 90. 163 pictures a second.
 """
 
 img_dir = "img/long96"
