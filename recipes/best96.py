@@ -7,8 +7,8 @@ first weights, no biases that batch norm would undo, and real pictures labelled 
 
 On one core of an AMD EPYC (Zen 4, bf16, torch 2.14.1), from 23,399 drawn faces, seeds 0, 1 and 2:
 Fréchet distance 90.3, 85.8 and 75.3 to 5,000 others (EfficientNet-Lite0, floor 5.5; report.md),
-260 to 264 pictures a second. For plain pictures, as the avatars, there is small96; on two such
-cores, long96 with --minutes=10 drew better ones (70.7, one seed).
+260 to 264 pictures a second. For plain pictures, as the avatars, there is small96; with
+two such cores, long96 drew better faces in ten minutes, too (70.7, one seed).
 """
 
 img_dir = "img/best96"
