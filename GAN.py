@@ -40,7 +40,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import import_module
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -478,18 +478,11 @@ def choose_objective(settings: Dict, batch: int, opts: Dict | None = None) -> Ob
 
 
 def d_step(
-    gen: Module,
-    dis: Module,
-    opt_d: Optimizer,
-    machine: Machine,
-    real: Tensor,
-    noise: Tensor,
-    aim: Objective = BCE,
-) -> Tensor:
-    """Train D on real (N, 3, S, S) and noise (N, Z, 1, 1); returns (loss_d, d_real, d_fake)."""
+    dis: Module, opt: Optimizer, machine: Machine, real: Tensor, fake: Tensor, aim: Objective = BCE
+) -> tuple[Tensor, Tensor]:
+    """Train D on real and fake (N, 3, S, S): (loss_d, d_real, d_fake) and real's logits (N,)."""
     with machine.autocast():
-        with torch.no_grad():
-            real, fake = aim.seen(real), aim.seen(gen(noise))
+        real, fake = aim.seen(real), aim.seen(fake)
         if dis.norm == "batch":  # real and fake pictures each have statistics of their own
             real_logits, fake_logits = dis(real).float(), dis(fake).float()
         else:
@@ -497,27 +490,21 @@ def d_step(
             real_logits, fake_logits = both.split(len(real))
     loss = aim.d_loss(real_logits, fake_logits)
     more = aim.penalty(dis, real.float(), fake.float()) if aim.penalty else 0  # bf16 is too rough
-    descend(aim.d_weight * (loss + more), opt_d, machine.scaler)
-    answers = torch.stack([real_logits, fake_logits]).detach()
-    answers = (answers.sigmoid() if aim.probable else answers).mean(1)
-    return torch.cat([loss.detach()[None] / aim.halves, answers])
+    descend(aim.d_weight * (loss + more), opt, machine.scaler)
+    logits = torch.stack([real_logits, fake_logits]).detach()
+    answers = (logits.sigmoid() if aim.probable else logits).mean(1)
+    return torch.cat([loss.detach()[None] / aim.halves, answers]), logits[0]
 
 
 def g_step(
-    gen: Module,
-    dis: Module,
-    opt_g: Optimizer,
-    machine: Machine,
-    noise: Tensor,
-    *real: Tensor,
-    aim: Objective = BCE,
+    dis: Module, opt: Optimizer, machine: Machine, fake: Tensor, *real: Tensor, aim: Objective = BCE
 ) -> Tensor:
-    """Train G on noise (N, Z, 1, 1) and, if paired, real (N, 3, S, S); returns its loss."""
+    """Train G, which drew fake (N, 3, S, S); real: its logits (N,), if paired. Returns the loss."""
     dis.requires_grad_(False)  # D's weights need no gradient here: a third of the work
     with machine.autocast():
-        logits = [dis(aim.seen(pictures)).float() for pictures in (gen(noise), *real)]
-    loss = aim.g_loss(*logits)
-    descend(aim.g_weight * loss, opt_g, machine.scaler)
+        logits = dis(aim.seen(fake)).float()
+    loss = aim.g_loss(logits, *real)
+    descend(aim.g_weight * loss, opt, machine.scaler)
     dis.requires_grad_(True)
     return loss.detach()
 
@@ -530,24 +517,34 @@ def descend(loss: Tensor, opt: Optimizer, scaler: torch.amp.GradScaler) -> None:
     scaler.update()
 
 
-def build_turns(parts: Dict, machine: Machine, aim: Objective) -> list[Callable[..., Tensor]]:
-    """D's turn, the same without penalties, G's turn: steps on pictures as they are read.
+def build_steps(parts: Dict, machine: Machine, aim: Objective) -> Any:
+    """The steps, by (d, penalties, g): whether D, with penalties or not, and G have a turn.
 
-    Each takes noise (N, Z, 1, 1), uint8 pictures (N, S, S, 3) (G's only if the aim is paired) and,
-    if wanted, which of them to mirror (N,); returns what its step does.
+    Each takes noise (N, Z, 1, 1), uint8 pictures as they are read (N, S, S, 3) (for G alone only if
+    the aim is paired) and, if wanted, which of them to mirror (N,); returns loss_d, d_real, d_fake
+    and loss_g, 0 without a turn. G learns from the pictures that D has just learnt from, as in
+    PyTorch's DCGAN tutorial: they are drawn once.
     """
     gen, dis, _, opt_g, opt_d, _ = parts.values()
 
-    def d_turn(aim: Objective, noise: Tensor, pictures: Tensor, *mirrored: Tensor) -> Tensor:
-        real = to_real(pictures, machine, *mirrored)
-        return d_step(gen, dis, opt_d, machine, real, noise, aim)
-
-    def g_turn(noise: Tensor, *pictures: Tensor) -> Tensor:
+    def step(d: bool, penalties: bool, g: bool, noise: Tensor, *pictures: Tensor) -> Tensor:
+        losses, logits = torch.zeros(4, device=noise.device), list[Tensor]()
         real = [to_real(pictures[0], machine, *pictures[1:])] if pictures else []
-        return g_step(gen, dis, opt_g, machine, noise, *real, aim=aim)
+        with machine.autocast(), torch.set_grad_enabled(g):
+            fake = gen(noise)
+        if d:
+            this = aim if penalties else aim._replace(penalty=None)
+            losses[:3], *logits = d_step(dis, opt_d, machine, real[0], fake.detach(), this)
+        elif aim.paired:
+            with machine.autocast(), torch.no_grad():
+                logits = [dis(aim.seen(x)).float() for x in real]
+        if g:
+            losses[3] = g_step(dis, opt_g, machine, fake, *logits if aim.paired else [], aim=aim)
+        return losses
 
-    turns: Any = [partial(d_turn, aim), partial(d_turn, aim._replace(penalty=None)), g_turn]
-    return sibling("cuda_graph").captured(turns) if machine.graphs else turns
+    turns = product((False, True), repeat=3)
+    steps: Any = {(d, more, g): partial(step, d, more, g) for d, more, g in turns}
+    return sibling("cuda_graph").captured(steps) if machine.graphs else steps
 
 
 # ---- pictures and curves -------------------------------------------------------------------------
@@ -799,7 +796,7 @@ def train(
     say(f"generator {weights[0]:,} weights, discriminator {weights[1]:,}; look into {show(out)}")
 
     aim = choose_objective(settings, batch, {"lr_g": opt_g, "lr_d": opt_d})
-    d_turn, lazy_d_turn, g_turn = build_turns(parts, machine, aim)
+    steps = build_steps(parts, machine, aim)
 
     def noise() -> Tensor:
         return torch.randn(batch, noise_size, 1, 1, generator=rng, device=machine.device)
@@ -829,12 +826,12 @@ def train(
                 aim.schedule(share())
                 done += 1
                 p.batch, p.step, p.images = p.batch + 1, p.step + 1, p.images + batch
-                real = [next(pictures)] if wants_pictures(p.step) else []
-                if p.step % d_every == 0:
-                    turn = lazy_d_turn if p.step // d_every % gp_every else d_turn
-                    p.sums[:3] += turn(noise(), *real, *mirrored())
-                if p.step % g_every == 0:
-                    p.sums[3] += g_turn(noise(), *(real + mirrored() if aim.paired else []))
+                real = [next(pictures), *mirrored()] if wants_pictures(p.step) else []
+                d, g = p.step % d_every == 0, p.step % g_every == 0
+                if d or g:
+                    penalties = d and p.step // d_every % gp_every == 0
+                    p.sums += steps[d, penalties, g](noise(), *real)
+                if g:
                     update_ema(average, gen, ema_decay(ema, p.images, g_every * batch))
                 bar.update()
                 now = time.perf_counter()

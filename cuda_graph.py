@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Graph:
         return self.result
 
 
-def captured(steps: list[Callable[..., Tensor]]) -> list[Callable[..., Tensor]]:
-    """These steps as graphs."""
+def captured(steps: dict[Any, Callable[..., Tensor]]) -> dict[Any, Callable[..., Tensor]]:
+    """These steps, by whatever names, as graphs."""
     warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
-    return [Graph(step) for step in steps]
+    return {name: Graph(step) for name, step in steps.items()}

@@ -131,13 +131,12 @@ def advice_on_memory() -> str:
         with suppress(torch.OutOfMemoryError):
             parts = GAN.build(settings, machine)
             aim = GAN.choose_objective(settings, batch)
-            d_turn, _, g_turn = GAN.build_turns(parts, machine, aim)
+            step = GAN.build_steps(parts, machine, aim)[True, True, True]
             noise = torch.randn(batch, GAN.noise_size, 1, 1, device=machine.device)
             shape = batch, GAN.image_size, GAN.image_size, 3
             pictures = torch.zeros(shape, dtype=torch.uint8, device=machine.device)
             for _ in range(2):  # the second with all that an optimiser keeps
-                d_turn(noise, pictures)
-                g_turn(noise, *([pictures] if aim.paired else []))
+                step(noise, pictures)
             return f"--batch_size={batch} fits."
     return "Not even a batch of one fits: use smaller --gen_fm and --dis_fm."
 

@@ -19,7 +19,7 @@ and states the limit: the arithmetic of a step (counted by torch's FlopCounterMo
 large matrix product in that precision, measured here. Bytes are those that the step's operations
 read and write one by one; fused operations need fewer.
 
-A step of D and a step of G are timed apart; pictures per second follow from d_every and g_every.
+Timed are whole rounds, in which every turn of D and G, with penalties and without, has its share.
 On a CPU, wide systems run at a smaller batch than they are known for (recipes at 64 pictures at
 most); the table says so.
 """
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import resource
 import shlex
@@ -83,7 +84,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "bce, both by SGD": {"optim_g": "sgd", "optim_d": "sgd"},
 }
 MORE = ("losses", "recipes", "size")
-Steps = tuple[Callable[[], Any], Callable[[], Any]]  # one step of D, one of G
+Round = tuple[Callable[[], Any], int]  # what does all steps of a round, and how many they are
 
 
 def sync(device: torch.device) -> None:
@@ -106,9 +107,10 @@ def settings_of(system: str, name: str) -> dict[str, Any]:
 
 def ours(
     settings: dict[str, Any], machine: GAN.Machine, batch: int, compiled: bool = False
-) -> Steps:
-    """What train() does in a turn of D and in one of G, from 2,048 pictures in memory."""
-    size, g_every = settings["image_size"], settings["g_every"]
+) -> Round:
+    """What train() does in a round of turns, from 2,048 pictures in memory."""
+    size = settings["image_size"]
+    d_every, g_every, gp_every = (settings[name] for name in ("d_every", "g_every", "gp_every"))
     torch.manual_seed(0)
     parts = GAN.build(settings, machine)
     gen, dis, average = (parts[name] for name in ("gen", "dis", "average"))
@@ -120,7 +122,7 @@ def ours(
     order = torch.randperm(2048, device=machine.device).split(batch)
     opts = {"lr_g": parts["opt_g"], "lr_d": parts["opt_d"]}
     aim = GAN.choose_objective(settings, batch, opts)
-    turns = GAN.build_turns(parts, machine, aim)
+    steps = GAN.build_steps(parts, machine, aim)
 
     def noise() -> Tensor:
         shape = (batch, settings["noise_size"], 1, 1)
@@ -128,19 +130,24 @@ def ours(
 
     pictures = GAN.read_ahead(data, cycle(order[: 2048 // batch]), machine.device)
 
-    def d_turn() -> None:
-        sums[:3] += turns[0](noise(), next(pictures))
+    n = math.lcm(g_every, d_every * gp_every)
 
-    def g_turn() -> None:  # where the loss wants pictures, those of D's turn serve in train()
-        sums[3] += turns[2](noise(), *([data[:batch]] if aim.paired else []))
-        GAN.update_ema(average, gen, GAN.ema_decay(50_000, 10**6, g_every * batch))
+    def steps_of_a_round() -> None:
+        for k in range(1, n + 1):
+            d, g = k % d_every == 0, k % g_every == 0
+            real = [next(pictures)] if d or (g and aim.paired) else []
+            if d or g:
+                penalties = d and k // d_every % gp_every == 0
+                sums.add_(steps[d, penalties, g](noise(), *real))
+            if g:
+                GAN.update_ema(average, gen, GAN.ema_decay(50_000, 10**6, g_every * batch))
 
-    return d_turn, g_turn
+    return steps_of_a_round, n
 
 
-def plain(system: str, device: torch.device, batch: int, batches: Iterator[Tensor]) -> Steps:
+def plain(system: str, device: torch.device, batch: int, batches: Iterator[Tensor]) -> Round:
     """The tutorials' loop: the same networks in float32, two passes of D, .item() after a step."""
-    size, fm, _, _, norm, _ = SYSTEMS[system]
+    size, fm, _, g_every, norm, _ = SYSTEMS[system]
     torch.manual_seed(0)
     gen = GAN.Generator(size, 100, fm).to(device)
     dis = GAN.Discriminator(size, fm, norm).to(device)
@@ -169,7 +176,12 @@ def plain(system: str, device: torch.device, batch: int, batches: Iterator[Tenso
         opt_g.step()
         seen[:] = [loss.item()]
 
-    return d_turn, g_turn
+    def steps_of_a_round() -> None:
+        for _ in range(g_every):
+            d_turn()
+        g_turn()
+
+    return steps_of_a_round, g_every
 
 
 def in_memory(batch: int, size: int) -> Iterator[Tensor]:
@@ -268,55 +280,48 @@ def contenders(system: str, auto: GAN.Machine, compiled: bool) -> list[str]:
 def contend(system: str, auto: GAN.Machine, name: str) -> None:
     """One contender in its own process: builds, warms up, and prints how long a picture takes."""
     settings, device = settings_of(system, name), auto.device
-    size, batch, g_every = (settings[name] for name in ("image_size", "batch_size", "g_every"))
+    size, batch = settings["image_size"], settings["batch_size"]
     if device.type == "cpu" and system != "losses":
         batch = min(batch, 64) if system == "recipes" else SYSTEMS[system][-1]
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         if name == "plain":
-            steps = plain(system, device, batch, in_memory(batch, size))
+            turns, n = plain(system, device, batch, in_memory(batch, size))
         elif name == "plain+files":
-            steps = plain(system, device, batch, from_files(batch, size, Path(folder)))
+            turns, n = plain(system, device, batch, from_files(batch, size, Path(folder)))
         elif name.startswith("GAN.py"):
-            steps = ours(settings, auto, batch, compiled=name != "GAN.py")
+            turns, n = ours(settings, auto, batch, compiled=name != "GAN.py")
         elif name in (*WAYS, *RECIPES):
-            steps = ours(settings, auto, batch)
+            turns, n = ours(settings, auto, batch)
         else:
             dtype = torch.float32 if name.startswith("fp32") else torch.bfloat16
             layout = getattr(torch, name.split(", ")[1])
             other = GAN.Machine(device, dtype, layout, auto.name, auto.graphs)
-            steps = ours(settings, other, batch)
-        for step in steps * (1 if device.type == "cpu" else 4):  # CUDA graphs: at the fourth call
-            step()
+            turns, n = ours(settings, other, batch)
+        for _ in range(1 if device.type == "cpu" else 4):  # CUDA graphs: at the fourth call
+            turns()
         sync(device)
         unit = 1 if platform.system() == "Darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         if device.type == "cuda":
             peak = torch.cuda.max_memory_reserved(device)
         about = {"ready_seconds": time.perf_counter() - start, "peak_bytes": peak, "batch": batch}
-        d, g = (
-            seconds_of(step, device, least)
-            for step, least in zip(steps, (3.0, 3.0 / g_every), strict=True)
-        )
-        print(json.dumps(about | {"seconds_per_picture": (d + g / g_every) / batch}))
+        spent = seconds_of(turns, device, 4.0) / (n * batch)
+        print(json.dumps(about | {"seconds_per_picture": spent}))
 
 
 def count(system: str, auto: GAN.Machine) -> dict[str, float]:
     """Operations and bytes of a picture, and what this machine does of them in a second."""
-    g_every = SYSTEMS[system][3]
     counter, traffic = FlopCounterMode(display=False), Traffic()
     cpu = GAN.Machine(torch.device("cpu"), torch.float32, auto.layout, "")
-    counts = []
-    for step in ours(settings_of(system, ""), cpu, 8):
-        with counter:
-            step()
-        with traffic:
-            step()
-        counts.append((counter.get_total_flops() / 8, traffic.bytes / 8))
-        traffic.bytes = 0
-    operations, in_float32 = (d + g / g_every for d, g in zip(*counts, strict=True))
+    turns, n = ours(settings_of(system, ""), cpu, 8)
+    with counter:
+        turns()
+    with traffic:
+        turns()
+    operations = counter.get_total_flops() / (8 * n)
     work = {"operations_per_picture": operations}
-    work["bytes_per_picture"] = in_float32 * auto.dtype.itemsize / 4
+    work["bytes_per_picture"] = traffic.bytes / (8 * n) * auto.dtype.itemsize / 4
     measured = limits(auto)
     return work | measured | {"limit": measured["operations_per_second"] / operations}
 
@@ -349,30 +354,26 @@ GROUPS = {  # what the profile adds up, by the beginnings of operations' names
 
 
 def profiled(system: str, machine: GAN.Machine, name: str) -> dict[str, float]:
-    """Milliseconds by group for as many steps of D as belong to one of G, and that one."""
+    """Milliseconds by group for a round of turns."""
     from torch.profiler import ProfilerActivity, profile
 
-    size, _, batch, g_every, _, small = SYSTEMS[system]
+    size, _, batch, _, _, small = SYSTEMS[system]
     cuda = machine.device.type == "cuda"
     batch = batch if cuda else small
     if name == "plain":
-        d_turn, g_turn = plain(system, machine.device, batch, in_memory(batch, size))
+        turns, _ = plain(system, machine.device, batch, in_memory(batch, size))
     else:
-        d_turn, g_turn = ours(settings_of(system, name), machine, batch)
+        turns, _ = ours(settings_of(system, name), machine, batch)
     for _ in range(5):
-        d_turn(), g_turn()
+        turns()
     sync(machine.device)
     start = time.perf_counter()
-    for _ in range(g_every):
-        d_turn()
-    g_turn()
+    turns()
     sync(machine.device)
     spent = {"the clock, not profiled": 1000 * (time.perf_counter() - start)}
     kinds = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]
     with profile(activities=kinds) as profiler:
-        for _ in range(g_every):
-            d_turn()
-        g_turn()
+        turns()
         sync(machine.device)
     for event in profiler.key_averages():
         own = event.self_device_time_total if cuda else event.self_cpu_time_total

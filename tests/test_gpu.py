@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ import torch
 
 import GAN
 from conftest import ROOT, Run
-from cuda_graph import Graph
 
 pytestmark = pytest.mark.gpu
 
@@ -31,8 +31,9 @@ def test_a_step_is_the_same_as_on_the_cpu() -> None:
         d = copy.deepcopy(dis).to(machine.device).to(memory_format=machine.layout)
         opt_g, opt_d = (torch.optim.SGD(net.parameters(), lr=0.1) for net in (g, d))
         x, z = pictures.to(machine.device), noise.to(machine.device)
-        result = GAN.d_step(g, d, opt_d, machine, GAN.to_real(x, machine), z)
-        loss_g = GAN.g_step(g, d, opt_g, machine, z)
+        fake = g(z)
+        result, _ = GAN.d_step(d, opt_d, machine, GAN.to_real(x, machine), fake.detach())
+        loss_g = GAN.g_step(d, opt_g, machine, fake)
         results.append([result, loss_g, *d.parameters(), *g.parameters()])
     for on_cpu, on_cuda in zip(*results, strict=True):
         torch.testing.assert_close(on_cuda.cpu(), on_cpu, rtol=1e-3, atol=1e-4)
@@ -43,6 +44,9 @@ def test_nothing_in_a_step_waits_for_the_device() -> None:
     gen, dis = GAN.Generator(96, 100, 8).cuda(), GAN.Discriminator(96, 8).cuda()
     average = copy.deepcopy(gen).requires_grad_(False)
     opt_g, opt_d = (torch.optim.Adam(n.parameters(), 2e-4, fused=True) for n in (gen, dis))
+    parts = {"gen": gen, "dis": dis, "average": average, "opt_g": opt_g, "opt_d": opt_d}
+    machine = dataclasses.replace(machine, graphs=False)
+    step = GAN.build_steps(parts | {"scaler": machine.scaler}, machine, GAN.BCE)[True, False, True]
     rng = torch.Generator("cuda").manual_seed(0)
     data = torch.zeros(64, 96, 96, 3, dtype=torch.uint8, device="cuda")
     sums = torch.zeros(4, device="cuda")
@@ -53,9 +57,7 @@ def test_nothing_in_a_step_waits_for_the_device() -> None:
             noise = torch.randn(16, 100, 1, 1, generator=rng, device="cuda")
             pictures = data[index]
             mirrored = torch.rand(16, generator=rng, device="cuda") < 0.5
-            real = GAN.to_real(pictures, machine, mirrored)
-            sums[:3] += GAN.d_step(gen, dis, opt_d, machine, real, noise)
-            sums[3] += GAN.g_step(gen, dis, opt_g, machine, noise)
+            sums += step(noise, pictures, mirrored)
             GAN.update_ema(average, gen, 0.9)
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -72,21 +74,16 @@ def test_a_graph_does_what_its_steps_do(norm: str) -> None:
         torch.manual_seed(0)
         gen, dis = GAN.Generator(32, 5, 8).cuda(), GAN.Discriminator(32, 8, norm).cuda()
         opt_g, opt_d = (torch.optim.SGD(net.parameters(), 0.1, fused=True) for net in (gen, dis))
-
-        def d_turn(pictures: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-            real = GAN.to_real(pictures, machine)
-            return GAN.d_step(gen, dis, opt_d, machine, real, noise)  # noqa: B023
-
-        def g_turn(noise: torch.Tensor) -> torch.Tensor:
-            return GAN.g_step(gen, dis, opt_g, machine, noise)  # noqa: B023
-
-        turns: list = [Graph(turn) if graph else turn for turn in (d_turn, g_turn)]
+        parts = {"gen": gen, "dis": dis, "average": None, "opt_g": opt_g, "opt_d": opt_d}
+        this = dataclasses.replace(machine, graphs=graph)
+        steps = GAN.build_steps(parts | {"scaler": machine.scaler}, this, GAN.BCE)
+        turns = [steps[True, False, g] for g in (False, True)]
         rng, sums = torch.Generator("cuda").manual_seed(1), torch.zeros(8, 4, device="cuda")
         for k in range(8):
             pictures = torch.randint(0, 256, (16, 32, 32, 3), generator=rng, device="cuda")
             noise = torch.randn(16, 5, 1, 1, generator=rng, device="cuda")
-            sums[k, :3] += turns[0](pictures.byte(), noise)
-            sums[k, 3] += turns[1](noise)
+            for turn in turns:
+                sums[k] += turn(noise, pictures.byte())
         if graph:
             assert all(turn.calls == 8 for turn in turns)  # captured, not fallen back
         state = [*gen.state_dict().values(), *dis.state_dict().values()]

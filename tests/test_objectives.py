@@ -149,7 +149,8 @@ def test_penalties_of_discriminators_with_known_gradients() -> None:
 def test_steps(loss: str) -> None:
     gen, dis, pictures, noise = networks()
     real = GAN.to_real(pictures, CPU)
-    seen, fake = real / 2, copy.deepcopy(gen)(noise).detach() / 2
+    drawn = copy.deepcopy(gen)(noise).detach()
+    seen, fake = real / 2, drawn / 2
     words = {"loss": loss, "gp": 10.0, "r1": 0.5, "r2": 0.25, "gp_every": 3}
     aim = choose(GAN.settings_now() | words, batch=6)._replace(seen=lambda x: x / 2)
     d_loss, g_loss, *_ = aim
@@ -170,7 +171,8 @@ def test_steps(loss: str) -> None:
         torch.manual_seed(5)
         opt = torch.optim.SGD(trained.parameters(), lr=0.01)
         this = aim if penalties else aim._replace(penalty=None)
-        found = GAN.d_step(gen, trained, opt, CPU, real, noise, this)
+        found, logits = GAN.d_step(trained, opt, CPU, real, drawn, this)
+        torch.testing.assert_close(logits, a.detach())
         halves = 1 if loss in ("wgan-gp", "rpgan") else 2
         probable = loss.startswith("bce")
         answers = [(x.sigmoid() if probable else x).mean().item() for x in (a, b)]
@@ -178,11 +180,11 @@ def test_steps(loss: str) -> None:
         for after, before in zip(trained.parameters(), plain.parameters(), strict=True):
             assert before.grad is not None
             torch.testing.assert_close(after.detach(), before.detach() - 0.01 * before.grad)
-    plain_gen, more = copy.deepcopy(gen), [real] if loss == "rpgan" else []
-    value = g_loss(dis(plain_gen(noise) / 2), *[dis(x / 2) for x in more])
+    plain_gen, more = copy.deepcopy(gen), [dis(seen).detach()] if loss == "rpgan" else []
+    value = g_loss(dis(plain_gen(noise) / 2), *more)
     (value * 6 if loss == "bce-sum" else value).backward()
     opt = torch.optim.SGD(gen.parameters(), lr=0.01)
-    found = GAN.g_step(gen, dis, opt, CPU, noise, *more, aim=aim)
+    found = GAN.g_step(dis, opt, CPU, gen(noise), *more, aim=aim)
     assert found.item() == pytest.approx(value.item(), rel=1e-5)
     for after, before in zip(gen.parameters(), plain_gen.parameters(), strict=True):
         assert before.grad is not None
@@ -232,14 +234,42 @@ def test_turns_take_pictures_as_they_are_read() -> None:
         torch.manual_seed(0)
         settings = settings_of(loss="rpgan", r1=1.0)
         parts = GAN.build(settings, CPU)
-        turns = GAN.build_turns(parts, CPU, choose(settings, 6))
-        results.append([turn(noise, *words) for turn in turns])
+        steps = GAN.build_steps(parts, CPU, choose(settings, 6))
+        results.append([step(noise, *words) for step in steps.values()])
         results[-1] += [
             weight.detach() for net in ("gen", "dis") for weight in parts[net].parameters()
         ]
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(flipped, pictures)
+
+
+@pytest.mark.parametrize("loss", ["bce", "rpgan"])
+def test_who_has_a_turn(loss: str) -> None:
+    """Every step changes what it says, by d_step() and g_step() on pictures drawn once."""
+    _, _, pictures, noise = networks()
+    settings = settings_of(loss=loss, r1=1.0)
+    aim = choose(settings, 6)
+    for turns in itertools.product((False, True), repeat=3):
+        d, penalties, g = turns
+        torch.manual_seed(0)
+        parts = GAN.build(settings, CPU)
+        gen, dis, _, opt_g, opt_d, _ = copy.deepcopy(list(parts.values()))
+        given = [pictures] if d or aim.paired else []
+        found = GAN.build_steps(parts, CPU, aim)[turns](noise, *given)
+        real, expected = GAN.to_real(pictures, CPU), torch.zeros(4)
+        fake, logits = gen(noise), dis(real)
+        if d:
+            this = aim if penalties else aim._replace(penalty=None)
+            expected[:3], logits = GAN.d_step(dis, opt_d, CPU, real, fake.detach(), this)
+        if g:
+            more = [logits.detach()] if loss == "rpgan" else []
+            expected[3] = GAN.g_step(dis, opt_g, CPU, fake, *more, aim=aim)
+        torch.testing.assert_close(found, expected)
+        for net, name, turn in ((gen, "gen", g), (dis, "dis", d)):
+            assert any(weight.grad is not None for weight in parts[name].parameters()) == turn
+            for one, other in zip(parts[name].parameters(), net.parameters(), strict=True):
+                torch.testing.assert_close(one, other)
 
 
 def test_instance_noise_is_seen_by_the_discriminator_alone() -> None:
