@@ -7,7 +7,7 @@
 """Train a DCGAN on a folder of faces and watch the faces come up in img/.
 
     python GAN.py                               train with the settings below
-    python GAN.py recipes/small96.py            with other values for some of them, from a recipe
+    python GAN.py recipes/best96.py            with other values for some of them, from a recipe
     python GAN.py --gen_fm=64 --n_epoch=400     with single settings changed; later words win
     python GAN.py --dry_run=True                try everything out in seconds, see what it will cost
     python GAN.py --help                        list all settings
@@ -319,6 +319,10 @@ class Layers(NamedTuple):
     upsample: str = "transposed"
     modulate: bool = False
 
+    def has_bias(self, normed: bool) -> bool:
+        """Whether a convolution has one, with batch norm after it (normed) or not."""
+        return self.bias is True or (self.bias == "outer" and not normed)
+
 
 DCGAN = Layers()
 
@@ -347,7 +351,7 @@ class Generator(nn.Sequential):
         layers: list[Module] = []
         for deep, shallow, k, stride, pad in convolutions(image_size, fm, noise_size, like):
             more = max(0, stride + 2 * pad - k)  # of an odd kernel: it would be one pixel short
-            bias = like.bias is True or (like.bias == "outer" and deep == fm and stride > 1)
+            bias = like.has_bias(normed=deep != fm or stride == 1)
             if like.upsample == "nearest" and stride > 1:
                 layers.append(sibling("networks").NearestConv(deep, shallow, stride, bias))
             else:
@@ -371,8 +375,7 @@ class Discriminator(nn.Sequential):
         layers: list[Module] = []
         for deep, shallow, k, stride, pad in reversed(convolutions(image_size, fm, 1, like)):
             normed = norm == "batch" and deep != fm and stride > 1
-            bias = like.bias is True or (like.bias == "outer" and not normed)
-            layer = nn.Conv2d(shallow, deep, k, stride, pad, bias=bias)
+            layer = nn.Conv2d(shallow, deep, k, stride, pad, bias=like.has_bias(normed))
             layers.append(spectral_norm(layer) if norm == "spectral" else layer)
             if stride == 1:  # the last
                 break

@@ -75,7 +75,7 @@ class RichGenerator(Generator):
         for i in reversed(range(len(self))):
             if isinstance(norm := self[i], nn.BatchNorm2d):
                 for _ in range(like.blocks):
-                    self.insert(i, GeneratorBlock(norm.num_features, like.bias is True))
+                    self.insert(i, GeneratorBlock(norm.num_features, like.has_bias(normed=True)))
         for module in list(self.modules()) if like.modulate else ():
             for name, norm in module.named_children():
                 if isinstance(norm, nn.BatchNorm2d):
@@ -108,7 +108,7 @@ def with_blocks(layers: list[Module], norm: str, like: Layers) -> list[Module]:
         if isinstance(layer, nn.Conv2d):
             channels = layer.out_channels
         for _ in range(like.blocks if isinstance(layer, nn.LeakyReLU) else 0):
-            bias = like.bias is True or (like.bias == "outer" and norm != "batch")
+            bias = like.has_bias(normed=norm == "batch")
             conv = nn.Conv2d(channels, channels, 3, 1, 1, bias=bias)
             block: list[Module] = [spectral_norm(conv) if norm == "spectral" else conv]
             block += [nn.BatchNorm2d(channels)] if norm == "batch" else []

@@ -117,9 +117,9 @@ def say_if_long(rate: float, left: int, machine: GAN.Machine) -> None:
     """Say how long `left` pictures take at this rate, if that is long, and what is quicker."""
     if left / rate > 1800:
         GAN.say(f"At {rate:.0f} pictures/s, this run takes {in_time(left / rate)} from here.")
-        recipe = GAN.HERE / "recipes" / "small96.py"
-        if machine.device.type != "cuda" and recipe.exists() and "small96" not in str(sys.argv):
-            GAN.say("Without a GPU, faces come soonest with: python GAN.py recipes/small96.py")
+        recipe = GAN.HERE / "recipes" / "best96.py"
+        if machine.device.type != "cuda" and recipe.exists() and "best96" not in str(sys.argv):
+            GAN.say("Without a GPU, faces come soonest with: python GAN.py recipes/best96.py")
 
 
 def advice_on_memory() -> str:

@@ -1,7 +1,7 @@
 """The report's networks without a GPU: many small steps, and batch norm in the discriminator.
 
-With the DCGAN paper's normalisation and first weights, as in PyTorch's tutorial; small96 and best96
-draw better faces in as many minutes. On two CPU cores (Xeon with AMX, torch 2.14.1, bf16): plain
+With the DCGAN paper's normalisation and first weights, as in PyTorch's tutorial; best96 draws
+better faces in as many minutes. On two CPU cores (Xeon with AMX, torch 2.14.1, bf16): plain
 faces from 28,399 drawn ones after 8 epochs, 8 min 19 s; from the 4,096 avatars after 10 epochs,
 77 s, and all 60 epochs in 7 min 21 s.
 """

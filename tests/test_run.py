@@ -488,7 +488,7 @@ def test_long_runs_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
     rehearse.say_if_long(100, 100 * 3600 * 3 + 6000, machine)
     said = capsys.readouterr().out
     assert "At 100 pictures/s, this run takes 3:01:00" in said
-    assert "python GAN.py recipes/small96.py" in said
+    assert "python GAN.py recipes/best96.py" in said
 
 
 def test_a_long_run_announces_itself(gan: Run, faces: Path, tmp_path: Path) -> None:
@@ -502,7 +502,7 @@ def test_a_long_run_announces_itself(gan: Run, faces: Path, tmp_path: Path) -> N
         run.send_signal(signal.SIGINT)
         said += run.stdout.readline() + run.stdout.read()
     assert re.search(r"At \d+ pictures/s, this run takes \d+:\d+:\d+ from here", said)
-    assert "python GAN.py recipes/small96.py" in said
+    assert "python GAN.py recipes/best96.py" in said
 
 
 @pytest.mark.parametrize("place", ["d_step", "g_step", "update_ema", "save_history", "say", "tqdm"])

@@ -65,7 +65,7 @@ def test_help_lists_all_settings_with_default_and_comment(gan: Run) -> None:
         default, comment = found(rf"^{name} = (\S+)  # (.+)", text, re.MULTILINE)
         assert ast.literal_eval(default) == value
         assert len(comment) > 10
-    assert "recipes/small96.py" in text
+    assert "recipes/best96.py" in text
 
 
 def test_words_override_and_later_ones_win(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_paths_on_the_command_line_start_where_the_user_is(
     GAN.read_settings(["mine.py", "--data_dir=../pictures"])
     assert Path(GAN.data_dir) == tmp_path.parent / "pictures"
     assert ROOT / GAN.img_dir == ROOT / "img" / "mine"
-    GAN.read_settings(["recipes/small96.py"])  # found beside GAN.py
+    GAN.read_settings(["recipes/best96.py"])  # found beside GAN.py
     assert GAN.dis_norm == "batch"
 
 
