@@ -7,9 +7,9 @@ size, no norm in D; the relativistic loss with both zero-centred penalties (R3GA
 batch (more and smaller steps), at five times the rate, which falls to 0.
 
 On one core of an AMD EPYC (Zen 4, bf16, torch 2.14.1), from 23,399 drawn faces, seeds 0, 1 and 2:
-Fréchet distance 82.6, 84.7 and 82.4 to 5,000 others (EfficientNet-Lite0, floor 5.5; report.md), 138
-pictures a second. From few or plain pictures, --augment=True draws cleaner shapes. With two hours,
-let it have more feature maps: --minutes=120 --gen_fm=24 --dis_fm=24.
+Fréchet distance 82.6, 84.7 and 82.4 to 5,000 others (EfficientNet-Lite0, floor 5.5; report.md),
+138 pictures a second. From few or plain pictures, --augment=True draws cleaner shapes. With two
+hours, let it have more feature maps: --minutes=120 --gen_fm=24 --dis_fm=24.
 """
 
 img_dir = "img/best96"
