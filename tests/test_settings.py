@@ -91,7 +91,7 @@ def test_paths_on_the_command_line_start_where_the_user_is(
     assert Path(GAN.data_dir) == tmp_path.parent / "pictures"
     assert ROOT / GAN.img_dir == ROOT / "img" / "mine"
     GAN.read_settings(["recipes/best96.py"])  # found beside GAN.py
-    assert GAN.dis_norm == "batch"
+    assert GAN.loss == "rpgan"
 
 
 @pytest.mark.parametrize(
