@@ -7,7 +7,7 @@
 """Train a DCGAN on a folder of faces and watch the faces come up in img/.
 
     python GAN.py                               train with the settings below
-    python GAN.py recipes/best96.py            with other values for some of them, from a recipe
+    python GAN.py recipes/best96.py             with other values for some of them, from a recipe
     python GAN.py --gen_fm=64 --n_epoch=400     with single settings changed; later words win
     python GAN.py --dry_run=True                try everything out in seconds, see what it will cost
     python GAN.py --help                        list all settings
@@ -418,8 +418,8 @@ def build(s: Dict, machine: Machine) -> Dict:
         if s[f"optim_{g}"] == "sgd":  # without momentum
             opts[f"opt_{g}"] = SGD(net.parameters(), **about)
         else:  # Kingma and Ba 2015
-            about |= {"betas": (s[f"beta1_{g}"], s[f"beta2_{g}"]), "capturable": machine.graphs}
-            opts[f"opt_{g}"] = Adam(net.parameters(), **about)
+            about["betas"] = tuple(float(s[f"beta{i}_{g}"]) for i in (1, 2))  # not int beside float
+            opts[f"opt_{g}"] = Adam(net.parameters(), capturable=machine.graphs, **about)
     average = copy.deepcopy(gen).requires_grad_(False)
     return nets | {"average": average} | opts | {"scaler": machine.scaler}
 

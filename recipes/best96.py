@@ -1,4 +1,4 @@
-"""The best faces that ten minutes without a GPU have brought so far.
+"""Good faces within ten minutes without a GPU, from drawn faces or avatars.
 
 Unlike the report's: both networks go from 6x6 by doublings, the generator by nearest neighbours (no
 weave) and with noise at every stage, with half the feature maps but a residual convolution at every

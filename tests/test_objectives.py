@@ -196,6 +196,11 @@ def settings_of(**changes: Any) -> dict[str, Any]:
     return GAN.settings_now() | sizes | changes
 
 
+def test_a_beta_may_be_an_integer() -> None:
+    parts = GAN.build(settings_of(beta1_g=0, beta1_d=0), CPU)  # as a recipe or an editor writes it
+    assert parts["opt_g"].param_groups[0]["betas"] == (0.0, 0.999)
+
+
 def test_what_the_settings_make() -> None:
     numbers = {"lr_g": 0.1, "lr_d": 0.2, "beta1_g": 0.3, "beta1_d": 0.4, "beta2_g": 0.5}
     numbers |= {"beta2_d": 0.6, "weight_decay_g": 0.7, "weight_decay_d": 0.8}
