@@ -17,9 +17,6 @@ appear real.png (pictures as the network sees them), epoch-N.png (always from th
 vectors), epoch-N-loss.png, losses.csv, settings.json, checkpoint.pt (start again: it goes on),
 generator.pt (for sampling) and generator-best.pt. With every grid it prints a score, which falls as
 faces improve (evaluate.py).
-
-On two CPU cores (Xeon with AMX, torch 2.14.1) the settings below train at 921 pictures a second
-(median of 100 epochs of 28,160) and draw plain faces after 50 epochs; report.md has the pictures.
 """
 
 from __future__ import annotations
@@ -67,6 +64,7 @@ gen_fm = 32  # feature maps before the generator's last layer; 128 in the DCGAN 
 dis_fm = 32  # feature maps after the discriminator's first layer; 128 in the paper
 deep_side = 4  # of the deepest feature maps: 4, or 6 (sizes of 3·2^k are doubled all the way)
 kernel = 4  # of the convolutions that halve or double the side: 4, or 5
+full_fm = 0  # feature maps as large as the picture, which the generator makes it from; 0: none
 blocks = 0  # extra residual 3x3 convolutions at every size below the picture's, in both networks
 upsample = "transposed"  # in the generator: "transposed" convolutions, or "nearest" (no weave)
 modulate = False  # True: the noise also scales and shifts the generator's feature maps
@@ -310,7 +308,7 @@ def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> 
 
 
 class Layers(NamedTuple):
-    """How networks are built, as the settings of these names say (the last two: the generator)."""
+    """How networks are built, as settings of these names say (the last three: the generator)."""
 
     kernel: int = 4
     bias: bool | str = True
@@ -318,6 +316,7 @@ class Layers(NamedTuple):
     blocks: int = 0
     upsample: str = "transposed"
     modulate: bool = False
+    full_fm: int = 0
 
     def has_bias(self, normed: bool) -> bool:
         """Whether a convolution has one, with batch norm after it (normed) or not."""
@@ -398,7 +397,8 @@ def ema_decay(half_life: float, images: int, step_images: int) -> float:
 def make_generator(s: Dict) -> Generator:
     """The generator that settings s make; older ones, in a file, lack some."""
     like = Layers(**{name: s[name] for name in Layers._fields if name in s})
-    kind = sibling("networks").RichGenerator if like.modulate or like.blocks else Generator
+    rich = like.modulate or like.blocks or like.full_fm
+    kind = sibling("networks").RichGenerator if rich else Generator
     return kind(s["image_size"], s["noise_size"], s["gen_fm"], like)
 
 
@@ -465,7 +465,7 @@ class Objective(NamedTuple):
 
 BCE = Objective()
 BARE = {"loss": "bce", "gp_every": 1, "lr_decay": "none", "init": "torch", "upsample": "transposed"}
-BARE |= {"blocks": 0, "modulate": False, "augment": False}
+BARE |= {"blocks": 0, "full_fm": 0, "modulate": False, "augment": False}
 BARE |= dict.fromkeys(("gp", "r1", "r2", "label_smoothing", "instance_noise"), 0)
 
 

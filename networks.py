@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import Module
+from torch.nn import Module, Parameter
 from torch.nn.utils.parametrizations import spectral_norm
 
 from GAN import Discriminator, Generator, Layers
@@ -67,7 +67,9 @@ class GeneratorBlock(Module):
 
 class RichGenerator(Generator):
     """Noise (N, Z, 1, 1) to pictures (N, 3, S, S), with like.blocks residual blocks at every size
-    but the last and, if like.modulate, with ModulatedNorm in place of batch norm.
+    but the last, if like.full_fm with so many maps at the last, normalised and rectified as the
+    others, which a convolution of 3x3 makes the picture from, and if like.modulate with
+    ModulatedNorm in place of batch norm.
     """
 
     def __init__(self, image_size: int, noise_size: int, fm: int, like: Layers) -> None:
@@ -76,6 +78,15 @@ class RichGenerator(Generator):
             if isinstance(norm := self[i], nn.BatchNorm2d):
                 for _ in range(like.blocks):
                     self.insert(i, GeneratorBlock(norm.num_features, like.has_bias(normed=True)))
+        if maps := like.full_fm:
+            last, tanh = self.pop(-2), self.pop(-1)
+            assert isinstance(last, nn.ConvTranspose2d)
+            last.out_channels = maps
+            last.weight = Parameter(last.weight.new_empty(fm, maps, *last.kernel_size))
+            last.bias = Parameter(last.weight.new_empty(maps)) if like.has_bias(True) else None
+            last.reset_parameters()
+            to_rgb = nn.Conv2d(maps, 3, 3, 1, 1, bias=like.has_bias(normed=False))
+            self.extend([last, nn.BatchNorm2d(maps), nn.ReLU(inplace=True), to_rgb, tanh])
         for module in list(self.modules()) if like.modulate else ():
             for name, norm in module.named_children():
                 if isinstance(norm, nn.BatchNorm2d):

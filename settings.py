@@ -43,6 +43,7 @@ RULES: dict[str, Rule] = {
         ("noise_size gen_fm dis_fm", from_up(1, 2**20)),
         ("batch_size d_every g_every n_epoch save_every gp_every", from_up(1)),
         ("ema seed score_every", from_up(0)),
+        ("full_fm", from_up(0, 2**20)),
         ("blocks", from_up(0, 16)),
         ("flip fresh dry_run compile modulate augment deterministic", YES_OR_NO),
         ("lr_g lr_d checkpoint_minutes", (float, lambda v: 0 < v < LARGE, "a number above 0")),

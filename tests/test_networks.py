@@ -245,6 +245,34 @@ def test_a_generator_with_blocks(modulate: bool) -> None:
     torch.testing.assert_close(gen(noise), plain(noise))
 
 
+@pytest.mark.parametrize("upsample", ["transposed", "nearest"])
+@pytest.mark.parametrize("size, deep_side", [(64, 4), (96, 4), (96, 6)])
+def test_a_generator_with_maps_of_full_size(size: int, deep_side: int, upsample: str) -> None:
+    """Five of them; below them it is the generator that it would be without."""
+    like = GAN.Layers(deep_side=deep_side, upsample=upsample, bias="outer", full_fm=5, blocks=1)
+    settings = {"image_size": size, "noise_size": 7, "gen_fm": 4, **like._asdict()}
+    gen, plain = (GAN.make_generator(settings | {"full_fm": maps}) for maps in (5, 0))
+    assert [*map(str, gen)][: len(plain) - 2] == [*map(str, plain)][:-2]
+    enlarge, norm, _, to_rgb, _ = [*gen][-5:]
+    assert type(enlarge) is type(plain[-2]) and enlarge.stride == plain[-2].stride
+    assert enlarge.bias is None and to_rgb.bias is not None and norm.num_features == 5
+    maps: list[Tensor] = []
+    enlarge.register_forward_hook(lambda layer, x, out: maps.append(out))
+    noise = torch.randn(3, 7, 1, 1)
+    pictures = gen(noise)
+    assert maps[0].shape == (3, 5, size, size)
+    mean, var = maps[0].mean((0, 2, 3), keepdim=True), maps[0].var((0, 2, 3), keepdim=True)
+    normed = (maps[0] - mean) / (var + norm.eps).sqrt()
+    expected = F.conv2d(normed.clamp(min=0), to_rgb.weight, to_rgb.bias, padding=1).tanh()
+    torch.testing.assert_close(pictures, expected, atol=1e-3, rtol=1e-3)
+    pictures.sum().backward()
+    assert all(w.grad is not None for w in gen.parameters())
+    assert GAN.make_generator(settings | {"bias": True})[-5].bias.shape == (5,)
+    modulated = GAN.make_generator(settings | {"modulate": True, "blocks": 0})
+    assert isinstance(modulated[-4], ModulatedNorm)
+    assert modulated(noise).shape == (3, 3, size, size)
+
+
 def test_a_generator_block() -> None:
     block, x, z = GeneratorBlock(3), torch.randn(4, 3, 6, 6), torch.randn(4, 5, 1, 1)
     mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)

@@ -520,10 +520,10 @@ def test_settings_that_do_not_fit(gan: Run, faces: Path, words: str, expected: s
 def test_other_optimisers_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Path) -> None:
     words = [f"--data_dir={faces}", "--n_epoch=1"]
     gan(*words)
-    for word in ("--optim_d=sgd", "--bias=False", "--kernel=5", "--modulate", "--blocks=1"):
+    for word in ("--optim_d=sgd", "--bias=False", "--kernel=5", "--modulate", "--full_fm=8"):
         assert "other networks or optimisers" in gan(*words, word, code=1).stderr
     saved = checkpoint(tmp_path / "img")
-    later = ("kernel", "bias", "modulate", "blocks", "augment", "optim_g", "optim_d")
+    later = ("kernel", "bias", "modulate", "blocks", "full_fm", "augment", "optim_g", "optim_d")
     for name in later:  # a checkpoint of before they existed
         del saved["settings"][name]
     torch.save(saved, tmp_path / "img" / "checkpoint.pt")
