@@ -65,6 +65,7 @@ dis_fm = 32  # feature maps after the discriminator's first layer; 128 in the pa
 deep_side = 4  # of the deepest feature maps: 4, or 6 (sizes of 3·2^k are doubled all the way)
 kernel = 4  # of the convolutions that halve or double the side: 4, or 5
 full_fm = 0  # feature maps as large as the picture, which the generator makes it from; 0: none
+grow = 0  # stages that both networks, at first of smaller pictures, gain in a run's first half
 blocks = 0  # extra residual 3x3 convolutions at every size below the picture's, in both networks
 upsample = "transposed"  # in the generator: "transposed" convolutions, or "nearest" (no weave)
 modulate = False  # True: the noise also scales and shifts the generator's feature maps
@@ -313,6 +314,7 @@ class Layers(NamedTuple):
     kernel: int = 4
     bias: bool | str = True
     deep_side: int = 4
+    grow: int = 0
     blocks: int = 0
     upsample: str = "transposed"
     modulate: bool = False
@@ -397,15 +399,16 @@ def ema_decay(half_life: float, images: int, step_images: int) -> float:
 def make_generator(s: Dict) -> Generator:
     """The generator that settings s make; older ones, in a file, lack some."""
     like = Layers(**{name: s[name] for name in Layers._fields if name in s})
-    rich = like.modulate or like.blocks or like.full_fm
-    kind = sibling("networks").RichGenerator if rich else Generator
+    rich = like.modulate or like.blocks or like.full_fm or like.grow
+    kind = sibling("networks").generators(like) if rich else Generator
     return kind(s["image_size"], s["noise_size"], s["gen_fm"], like)
 
 
 def build(s: Dict, machine: Machine) -> Dict:
     """What the settings s make: networks, the generator's average, their optimisers, a scaler."""
     gen = make_generator(s)
-    dis = Discriminator(s["image_size"], s["dis_fm"], s["dis_norm"], s["dis_dropout"], gen.like)
+    kind = sibling("networks").GrowingDiscriminator if s["grow"] else Discriminator
+    dis = kind(s["image_size"], s["dis_fm"], s["dis_norm"], s["dis_dropout"], gen.like)
     nets, opts = {"gen": gen, "dis": dis}, dict[str, Optimizer]()
     for name, net in nets.items():
         if s["init"] != "torch":
@@ -465,16 +468,16 @@ class Objective(NamedTuple):
 
 BCE = Objective()
 BARE = {"loss": "bce", "gp_every": 1, "lr_decay": "none", "init": "torch", "upsample": "transposed"}
-BARE |= {"blocks": 0, "full_fm": 0, "modulate": False, "augment": False}
+BARE |= {"grow": 0, "blocks": 0, "full_fm": 0, "modulate": False, "augment": False}
 BARE |= dict.fromkeys(("gp", "r1", "r2", "label_smoothing", "instance_noise"), 0)
 
 
-def choose_objective(settings: Dict, batch: int, opts: Dict | None = None) -> Objective:
-    """What these settings train for, with a schedule for opts; UserError where they don't fit."""
+def choose_objective(settings: Dict, batch: int, parts: Dict | None = None) -> Objective:
+    """What these settings train for, with a schedule for parts; UserError where they don't fit."""
     objectives, networks = sibling("objectives"), sibling("networks")
     if not (objectives and networks) and any(settings[k] != v for k, v in BARE.items()):
         raise UserError(f"other values of {', '.join(BARE)} need objectives.py and networks.py")
-    return objectives.choose(settings, batch, opts) if objectives else BCE
+    return objectives.choose(settings, batch, parts) if objectives else BCE
 
 
 # ---- one step of D, one step of G ----------------------------------------------------------------
@@ -547,7 +550,7 @@ def build_steps(parts: Dict, machine: Machine, aim: Objective) -> Any:
 
     turns = product((False, True), repeat=3)
     steps: Any = {(d, more, g): partial(step, d, more, g) for d, more, g in turns}
-    return sibling("cuda_graph").captured(steps) if machine.graphs else steps
+    return sibling("cuda_graph").captured(steps, gen) if machine.graphs else steps
 
 
 # ---- pictures and curves -------------------------------------------------------------------------
@@ -780,7 +783,7 @@ def train(
     of_all = "" if minutes else f"/{n_epoch}"
     torch.manual_seed(seed)
     parts = build(settings, machine)
-    gen, dis, average, opt_g, opt_d, _ = parts.values()
+    gen, dis, average, *_ = parts.values()
     fixed_noise = torch.randn(64, noise_size, 1, 1).to(machine.device)
     if machine.device.type == "cuda" and 2 * data.nbytes < torch.cuda.mem_get_info()[0]:
         data = data.to(machine.device)
@@ -798,14 +801,8 @@ def train(
     weights = [sum(w.numel() for w in net.parameters()) for net in (gen, dis)]
     say(f"generator {weights[0]:,} weights, discriminator {weights[1]:,}; look into {show(out)}")
 
-    aim = choose_objective(settings, batch, {"lr_g": opt_g, "lr_d": opt_d})
+    aim = choose_objective(settings, batch, parts)
     steps = build_steps(parts, machine, aim)
-
-    def noise() -> Tensor:
-        return torch.randn(batch, noise_size, 1, 1, generator=rng, device=machine.device)
-
-    def mirrored() -> list[Tensor]:
-        return [torch.rand(batch, generator=rng, device=machine.device) < 0.5] if flip else []
 
     def wants_pictures(step: int) -> bool:
         return step % d_every == 0 or (aim.paired and step % g_every == 0)
@@ -829,11 +826,14 @@ def train(
                 aim.schedule(share())
                 done += 1
                 p.batch, p.step, p.images = p.batch + 1, p.step + 1, p.images + batch
-                real = [next(pictures), *mirrored()] if wants_pictures(p.step) else []
+                real = [next(pictures)] if wants_pictures(p.step) else []
+                if flip and real:  # the second: which of them to mirror
+                    real.append(torch.rand(batch, generator=rng, device=rng.device) < 0.5)
                 d, g = p.step % d_every == 0, p.step % g_every == 0
                 if d or g:
                     penalties = d and p.step // d_every % gp_every == 0
-                    p.sums += steps[d, penalties, g](noise(), *real)
+                    noise = torch.randn(batch, noise_size, 1, 1, generator=rng, device=rng.device)
+                    p.sums += steps[d, penalties, g](noise, *real)
                 if g:
                     update_ema(average, gen, ema_decay(ema, p.images, g_every * batch))
                 bar.update()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from GAN import say
 
@@ -16,13 +17,16 @@ from GAN import say
 class Graph:
     """A step as a CUDA graph: its hundreds of kernels cost the CPU one launch.
 
-    The inputs' shapes must not change; the result is overwritten by the next call.
+    The inputs' shapes must not change; the result is overwritten by the next call. Where the
+    generator has grown, a new graph is made.
     """
 
-    def __init__(self, step: Callable[..., Tensor]) -> None:
-        self.step, self.calls = step, 0
+    def __init__(self, step: Callable[..., Tensor], gen: Module) -> None:
+        self.step, self.gen, self.calls, self.left = step, gen, 0, 0
 
     def __call__(self, *inputs: Tensor) -> Tensor:
+        if (left := getattr(self.gen, "left", 0)) != self.left:
+            self.left, self.calls = left, min(self.calls, 0)
         self.calls += 1
         if self.calls < 4:  # libraries choose their algorithms, optimisers make their state
             return self.step(*inputs)
@@ -42,7 +46,9 @@ class Graph:
         return self.result
 
 
-def captured(steps: dict[Any, Callable[..., Tensor]]) -> dict[Any, Callable[..., Tensor]]:
-    """These steps, by whatever names, as graphs."""
+def captured(
+    steps: dict[Any, Callable[..., Tensor]], gen: Module
+) -> dict[Any, Callable[..., Tensor]]:
+    """These steps of a generator, by whatever names, as graphs."""
     warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
-    return {name: Graph(step) for name, step in steps.items()}
+    return {name: Graph(step, gen) for name, step in steps.items()}

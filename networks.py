@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import Module, Parameter
 from torch.nn.utils.parametrizations import spectral_norm
 
-from GAN import Discriminator, Generator, Layers
+from GAN import Discriminator, Generator, Layers, convolutions
 
 
 class NearestConv(nn.ConvTranspose2d):
@@ -95,9 +96,13 @@ class RichGenerator(Generator):
     def forward(self, noise: Tensor) -> Tensor:
         x = noise
         for layer in self:
-            wants_noise = isinstance(layer, ModulatedNorm | GeneratorBlock)
-            x = layer(x, noise) if wants_noise else layer(x)
+            x = through(layer, x, noise)
         return x
+
+
+def through(layer: Module, x: Tensor, noise: Tensor) -> Tensor:
+    """What a layer makes of maps (N, C, S, S), with the noise where it wants it."""
+    return layer(x, noise) if isinstance(layer, ModulatedNorm | GeneratorBlock) else layer(x)
 
 
 class DiscriminatorBlock(nn.Sequential):
@@ -125,6 +130,124 @@ def with_blocks(layers: list[Module], norm: str, like: Layers) -> list[Module]:
             block += [nn.BatchNorm2d(channels)] if norm == "batch" else []
             deeper.append(DiscriminatorBlock(*block, nn.LeakyReLU(0.2, inplace=True)))
     return deeper
+
+
+class Growing(Module):
+    """A network that works on pictures of less detail at first: of its stages at the picture's end,
+    `left` are still to come (Karras et al. 2018, Progressive Growing of GANs). Saved with it.
+    """
+
+    left: int
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.left)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.left = int(state)
+
+    @torch.no_grad()
+    def grow(self) -> None:
+        """Bring the next stage in, by a convolution that is 0 at first, so that nothing jumps."""
+        for weight in self.entrance().parameters():
+            weight.zero_()
+        self.left -= 1
+
+    def entrance(self) -> Module:
+        """The convolution by which the next stage takes part."""
+        raise NotImplementedError
+
+
+class EarlyPicture(nn.Conv2d):
+    """The picture (N, 3, S, S) in maps (N, C, S, S) from which `left` stages would still follow."""
+
+    def __init__(self, channels: int, left: int) -> None:
+        super().__init__(channels, 3, 3, 1, 1)
+        self.left = left
+
+
+class GrowingGenerator(Growing, RichGenerator):
+    """A RichGenerator of pictures (N, 3, S, S) which has their details, all of S, at last only.
+
+    The picture is the sum of what is seen in the maps of each size so far, enlarged (as in Karras
+    et al. 2020, Analyzing and Improving the Image Quality of StyleGAN, fig. 7b).
+    """
+
+    def __init__(self, image_size: int, noise_size: int, fm: int, like: Layers) -> None:
+        super().__init__(image_size, noise_size, fm, like)
+        self.side, self.left = image_size, like.grow
+        places = [i for i, layer in enumerate(self) if isinstance(layer, nn.ConvTranspose2d)]
+        stages = convolutions(image_size, fm, noise_size, like)
+        for left in range(1, like.grow + 1):
+            self.insert(places[-left], EarlyPicture(stages[-left][0], left))
+
+    def entrance(self) -> Module:
+        early = {x.left: x for x in self if isinstance(x, EarlyPicture)}
+        return early[self.left - 1] if self.left > 1 else self[-2]
+
+    def forward(self, noise: Tensor) -> Tensor:
+        x, picture = noise, None
+        for layer in self:
+            if isinstance(layer, EarlyPicture):
+                picture = added(layer(x), picture)
+                if layer.left == self.left:
+                    return F.interpolate(torch.tanh(picture), self.side)
+            elif isinstance(layer, nn.Tanh):
+                x = layer(added(x, picture))
+            else:
+                x = through(layer, x, noise)
+        return x
+
+
+def added(large: Tensor, small: Tensor | None) -> Tensor:
+    """Pictures plus smaller ones, enlarged by nearest neighbours, if there are any."""
+    return large if small is None else large + F.interpolate(small, large.shape[2:])
+
+
+def generators(like: Layers) -> type[Generator]:
+    """The kind of generator that has these layers."""
+    return GrowingGenerator if like.grow else RichGenerator
+
+
+class EarlyMaps(nn.Conv2d):
+    """Maps of pictures (N, 3, S, S) with 1/times of their pixels a side, for which `left` stages
+    would be needed if they had them all.
+    """
+
+    def __init__(self, stage: tuple[int, ...], left: int, times: int) -> None:
+        """stage: what convolutions() says of the one whose maps these are."""
+        channels, _, kernel, stride, pad = stage
+        super().__init__(3, channels, kernel, stride, pad)
+        self.left, self.times = left, times
+
+    def forward(self, pictures: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(F.avg_pool2d(pictures, self.times))
+
+
+class GrowingDiscriminator(Growing, Discriminator):
+    """A Discriminator of pictures (N, 3, S, S) which sees their details, all of S, at last only."""
+
+    def __init__(self, image_size: int, fm: int, norm: str, dropout: float, like: Layers) -> None:
+        super().__init__(image_size, fm, norm, dropout, like)
+        self.left = like.grow
+        places = [i for i, layer in enumerate(self) if isinstance(layer, nn.Conv2d)]
+        stages = convolutions(image_size, fm, 1, like)[::-1]
+        for left in range(like.grow, 0, -1):
+            times = math.prod(stride for *_, stride, _ in stages[:left])
+            self.insert(places[left] + 1, EarlyMaps(stages[left], left, times))
+
+    def entrance(self) -> Module:
+        return next(a for a, b in pairwise(self) if getattr(b, "left", 0) == self.left)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = None if self.left else pictures
+        for layer in self:
+            if not isinstance(layer, EarlyMaps):
+                x = x if x is None else layer(x)
+            elif layer.left >= self.left:
+                maps = layer(pictures)
+                x = maps if x is None else x + maps
+        assert x is not None
+        return x
 
 
 @torch.no_grad()

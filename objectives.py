@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Module
-from torch.optim import Optimizer
 
 from GAN import Objective, UserError, bce_d
 
@@ -157,12 +156,10 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def choose(
-    settings: dict[str, Any], batch: int, opts: dict[str, Optimizer] | None = None
-) -> Objective:
+def choose(settings: dict[str, Any], batch: int, parts: dict[str, Any] | None = None) -> Objective:
     """The objective of these settings, for batches of that size; UserError where they don't fit.
 
-    opts: the optimisers by the names of their rates, lr_g and lr_d, if these are to change.
+    parts: what GAN.build() made of them, if rates, noise and networks are to change.
     """
     loss, r1, r2, every = (settings[name] for name in ("loss", "r1", "r2", "gp_every"))
     smoothing, gp = settings["label_smoothing"], settings["gp"]
@@ -186,8 +183,8 @@ def choose(
         changes["penalty"] = partial(penalty, every * gp, every * r1, every * r2)
     if settings["augment"]:
         changes["seen"] = augmented
-    if opts and (settings["lr_decay"] != "none" or settings["instance_noise"]):
-        changes["schedule"] = schedule = Schedule(settings, opts)
+    if parts and (settings["lr_decay"] != "none" or settings["instance_noise"] or settings["grow"]):
+        changes["schedule"] = schedule = Schedule(settings, parts)
         if settings["instance_noise"]:
             noisy = schedule.noisy
             changes["seen"] = (lambda x: noisy(augmented(x))) if settings["augment"] else noisy
@@ -200,17 +197,18 @@ def decayed(kind: str, done: float) -> float:
 
 
 class Schedule:
-    """Lets learning rates, as lr_decay says, and the noise on pictures fall to 0.
+    """Lets learning rates, as lr_decay says, and the noise on pictures fall to 0, networks grow.
 
     Rates that are tensors, and the noise's level, change in place: CUDA graphs read them there.
     """
 
-    def __init__(self, settings: dict[str, Any], opts: dict[str, Optimizer]) -> None:
-        """opts: the optimisers by the names of their rates, lr_g and lr_d."""
+    def __init__(self, settings: dict[str, Any], parts: dict[str, Any]) -> None:
+        """parts: what GAN.build() made of the settings."""
         self.kind, self.deviation = settings["lr_decay"], settings["instance_noise"]
-        self.rates = [(opt.param_groups[0], settings[name]) for name, opt in opts.items()]
-        weight = next(iter(opts.values())).param_groups[0]["params"][0]
-        self.level = torch.full((), self.deviation, device=weight.device)
+        self.rates = [(parts[f"opt_{x}"].param_groups[0], settings[f"lr_{x}"]) for x in "gd"]
+        self.level = torch.full((), self.deviation, device=next(parts["gen"].parameters()).device)
+        self.stages = settings["grow"]
+        self.growing = [parts[name] for name in ("gen", "dis", "average")] if self.stages else []
 
     def __call__(self, done: float) -> None:
         """Set everything to what it is when a share `done` of the run is."""
@@ -218,6 +216,9 @@ class Schedule:
             now = rate * decayed(self.kind, done)
             group["lr"] = group["lr"].fill_(now) if isinstance(group["lr"], Tensor) else now
         self.level.fill_(self.deviation * (1 - done))
+        for net in self.growing:
+            while net.left > max(0, math.ceil(self.stages * (1 - 2 * done))):
+                net.grow()
 
     def noisy(self, pictures: Tensor) -> Tensor:
         """Pictures as the discriminator sees them (Sønderby et al. 2017)."""

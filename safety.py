@@ -125,9 +125,9 @@ def compare(out: Path, old: dict[str, Any], settings: dict[str, Any]) -> None:
     for name in sorted(changed.keys() - {"img_dir", "n_epoch", "minutes", "fresh", "dry_run"}):
         too_late = ", too late to have an effect" if name in ("init", "seed") else ""
         say(f"changed since the checkpoint: {changed[name]}{too_late}")
-    if settings["lr_decay"] != "none" or settings["instance_noise"]:
+    if settings["lr_decay"] != "none" or settings["instance_noise"] or settings["grow"]:
         for name in changed.keys() & {"n_epoch", "minutes"}:
-            say(f"{changed[name]}: learning rates or noise are now those of a run of that length")
+            say(f"{changed[name]}: rates, noise and growth are now those of a run of that length")
 
 
 def keep_before(path: Path) -> None:

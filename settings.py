@@ -44,7 +44,7 @@ RULES: dict[str, Rule] = {
         ("batch_size d_every g_every n_epoch save_every gp_every", from_up(1)),
         ("ema seed score_every", from_up(0)),
         ("full_fm", from_up(0, 2**20)),
-        ("blocks", from_up(0, 16)),
+        ("blocks grow", from_up(0, 16)),
         ("flip fresh dry_run compile modulate augment deterministic", YES_OR_NO),
         ("lr_g lr_d checkpoint_minutes", (float, lambda v: 0 < v < LARGE, "a number above 0")),
         ("minutes gp r1 r2 weight_decay_g weight_decay_d instance_noise", NOT_NEGATIVE),
@@ -94,7 +94,11 @@ def check_weights(s: Dict) -> None:
 
 def check_stages(s: Dict) -> None:
     """UserError if no networks can be built that way."""
-    GAN.convolutions(s["image_size"], 1, 1, GAN.Layers(deep_side=s["deep_side"]))
+    stages = GAN.convolutions(s["image_size"], 1, 1, GAN.Layers(deep_side=s["deep_side"]))
+    if s["grow"] > (most := len(stages) - 2):  # the deepest two are there from the start
+        raise UserError(f"grow must be {most} at most for this image_size and deep_side")
+    if s["grow"] and s["dis_norm"] == "spectral":
+        raise UserError("grow begins with weights of 0, which dis_norm=spectral can't divide")
     if s["upsample"] == "nearest" and s["kernel"] != 4:
         raise UserError("upsample=nearest has a kernel of its own: kernel must be 4")
 
@@ -103,7 +107,7 @@ def check_stages(s: Dict) -> None:
 FIT: dict[str, Callable[[Dict], object]] = {
     "loss gp r1 r2 gp_every label_smoothing": lambda s: GAN.choose_objective(s, 1),
     "device precision": lambda s: GAN.choose_machine(s["device"], s["precision"]),
-    "image_size kernel deep_side upsample": check_stages,
+    "image_size kernel deep_side upsample grow dis_norm": check_stages,
     "data_dir img_dir": check_places,
     "score_by score_weights": check_weights,
 }

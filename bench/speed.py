@@ -120,8 +120,8 @@ def ours(
     data = torch.randint(0, 256, (2048, size, size, 3), dtype=torch.uint8).to(machine.device)
     rng, sums = GAN.Rng(machine.device), torch.zeros(4, device=machine.device)
     order = torch.randperm(2048, device=machine.device).split(batch)
-    opts = {"lr_g": parts["opt_g"], "lr_d": parts["opt_d"]}
-    aim = GAN.choose_objective(settings, batch, opts)
+    aim = GAN.choose_objective(settings, batch, parts)
+    aim.schedule(0.5)  # networks that grow have done so by now
     steps = GAN.build_steps(parts, machine, aim)
 
     def noise() -> Tensor:

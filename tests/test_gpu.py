@@ -175,11 +175,11 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*WAYS, "--grow=2 --loss=rpgan --r1=1 --gp_every=2 --full_fm=4"])
 def test_runs_with_graphs_and_without(gan: Run, faces: Path, tmp_path: Path, way: str) -> None:
     """Penalties' second gradients, torch's own random numbers, rates that change, in graphs."""
     words = [f"--data_dir={faces}", "--device=cuda", "--precision=fp32", "--deterministic"]
-    words += ["--g_every=1", "--n_epoch=4", *way.split()]
+    words += ["--g_every=1", "--n_epoch=8", *way.split()]  # a graph is of the fourth step
     found = []
     for switch in ("True", "False"):
         out = tmp_path / switch

@@ -20,6 +20,8 @@ from networks import (
     init_dcgan,
     init_he,
 )
+from objectives import zero_centred
+from settings import check_stages
 
 CPU = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
 SIZES = (32, 48, 64, 96, 128, 192, 256)
@@ -271,6 +273,60 @@ def test_a_generator_with_maps_of_full_size(size: int, deep_side: int, upsample:
     modulated = GAN.make_generator(settings | {"modulate": True, "blocks": 0})
     assert isinstance(modulated[-4], ModulatedNorm)
     assert modulated(noise).shape == (3, 3, size, size)
+
+
+GROWING = [  # image_size, deep_side, full_fm, norm in D, and sides of the early pictures
+    (96, 6, 5, "none", (48,)),
+    (96, 4, 0, "batch", (32, 16)),
+    (64, 4, 3, "none", (32, 16, 8)),
+]
+
+
+@pytest.mark.parametrize("size, deep_side, full_fm, norm, sides", GROWING)
+def test_networks_that_grow(
+    size: int, deep_side: int, full_fm: int, norm: str, sides: tuple[int, ...]
+) -> None:
+    """Details of one size after the other, and nothing jumps when they come."""
+    settings = GAN.settings_now() | {"image_size": size, "gen_fm": 4, "dis_fm": 4, "blocks": 1}
+    settings |= {"deep_side": deep_side, "full_fm": full_fm, "grow": len(sides), "init": "he"}
+    settings |= {"upsample": "nearest", "modulate": True, "bias": "outer"}
+    torch.manual_seed(0)
+    parts = GAN.build(settings | {"dis_norm": norm}, CPU)
+    gen, dis, average = (parts[name] for name in ("gen", "dis", "average"))
+    noise, x = torch.randn(5, 100, 1, 1), torch.rand(5, 3, size, size) * 2 - 1
+    before = answers = torch.empty(0)
+    entrances: list[nn.Module] = []
+
+    def seen(pictures: Tensor, side: int) -> Tensor:
+        return F.interpolate(F.avg_pool2d(pictures, size // side), size)
+
+    for left, side in reversed([*enumerate((size, *sides))]):
+        assert gen.left == dis.left == left
+        pictures = gen(noise)
+        assert pictures.shape == x.shape and pictures.abs().max() <= 1
+        if entrances:
+            torch.testing.assert_close(pictures, before)
+            torch.testing.assert_close(dis(x), answers)
+            for layer in entrances:  # as steps do with weights that are 0 at first
+                nn.init.normal_(next(layer.parameters()), 0, 0.1)
+        torch.testing.assert_close(seen(pictures := gen(noise), side), pictures)
+        torch.testing.assert_close(dis(seen(x, side)), dis(x))
+        if left < len(sides):
+            assert not torch.allclose(seen(pictures, sides[left]), pictures, atol=1e-3)
+            assert not torch.allclose(dis(seen(x, sides[left])), dis(x), atol=1e-4)
+        (dis(gen(noise)).sum() + dis(x).square().sum()).backward()
+        idle = [name for net in (gen, dis) for name, w in net.named_parameters() if w.grad is None]
+        assert bool(idle) == (left > 0)
+        assert zero_centred(dis, x).item() > 0
+        if left:
+            before, answers = gen(noise).detach(), dis(x).detach()
+            entrances = [net.entrance() for net in (gen, dis)]
+            gen.grow()
+            dis.grow()
+            average.load_state_dict(gen.state_dict())
+            assert average.left == left - 1
+    with pytest.raises(GAN.UserError, match="grow must be"):
+        check_stages(settings | {"grow": 1 + int(math.log2(size // deep_side))})
 
 
 def test_a_generator_block() -> None:

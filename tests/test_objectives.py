@@ -278,8 +278,8 @@ def test_who_has_a_turn(loss: str) -> None:
 
 
 def test_instance_noise_is_seen_by_the_discriminator_alone() -> None:
-    opts: dict[str, torch.optim.Optimizer] = {"lr_g": torch.optim.SGD([torch.zeros(1)])}
-    schedule = Schedule({"lr_decay": "none", "instance_noise": 0.4, "lr_g": 1.0}, opts)
+    settings = GAN.settings_now() | {"instance_noise": 0.4}
+    schedule = Schedule(settings, GAN.build(settings, CPU))
     pictures = torch.zeros(50, 3, 32, 32)
     for done, level in ((0, 0.4), (0.25, 0.3), (1, 0)):
         schedule(done)
@@ -372,8 +372,7 @@ def test_augmented_pictures_have_a_gradient() -> None:
     assert (same_each_time(x) != x).any()
     words = GAN.settings_now() | {"augment": True, "instance_noise": 0.1}
     assert choose(words, 1).seen is augmented
-    opts = {"lr_g": torch.optim.SGD([torch.zeros(1)]), "lr_d": torch.optim.SGD([torch.zeros(1)])}
-    aim = choose(words, 1, opts)  # type: ignore[arg-type]
+    aim = choose(words, 1, GAN.build(words, CPU))
     torch.manual_seed(0)
     noisy = aim.seen(x)
     assert (noisy - same_each_time(x)).std().item() == pytest.approx(0.1, rel=0.2)
@@ -381,16 +380,13 @@ def test_augmented_pictures_have_a_gradient() -> None:
 
 def test_a_schedule_changes_rates_where_they_are() -> None:
     """A CUDA graph reads a rate from the tensor that it was made with."""
-    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    rate = torch.tensor(1.0)
-    opts: dict[str, torch.optim.Optimizer] = {
-        "lr_g": torch.optim.Adam(weights[:1], lr=rate, capturable=True),
-        "lr_d": torch.optim.SGD(weights[1:], lr=2.0),
-    }
-    words = {"lr_decay": "linear", "instance_noise": 0.0, "lr_g": 1.0, "lr_d": 2.0}
-    Schedule(words, opts)(0.75)
-    assert rate.item() == 0.25 and opts["lr_g"].param_groups[0]["lr"] is rate
-    assert opts["lr_d"].param_groups[0]["lr"] == 0.5
+    settings = GAN.settings_now() | {"lr_decay": "linear", "lr_g": 1.0, "lr_d": 2.0}
+    parts = GAN.build(settings, CPU)
+    of_g, of_d = (parts[name].param_groups[0] for name in ("opt_g", "opt_d"))
+    of_g["lr"] = rate = torch.tensor(1.0)
+    Schedule(settings, parts)(0.75)
+    assert rate.item() == 0.25 and of_g["lr"] is rate
+    assert of_d["lr"] == 0.5
 
 
 FIVE, BARE = GAN.Layers(kernel=5), GAN.Layers(bias=False)
@@ -520,11 +516,11 @@ def test_settings_that_do_not_fit(gan: Run, faces: Path, words: str, expected: s
 def test_other_optimisers_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Path) -> None:
     words = [f"--data_dir={faces}", "--n_epoch=1"]
     gan(*words)
-    for word in ("--optim_d=sgd", "--bias=False", "--kernel=5", "--modulate", "--full_fm=8"):
-        assert "other networks or optimisers" in gan(*words, word, code=1).stderr
+    for word in ["optim_d=sgd", "bias=False", "kernel=5", "modulate", "full_fm=8", "grow=1"]:
+        assert "other networks or optimisers" in gan(*words, f"--{word}", code=1).stderr
     saved = checkpoint(tmp_path / "img")
-    later = ("kernel", "bias", "modulate", "blocks", "full_fm", "augment", "optim_g", "optim_d")
-    for name in later:  # a checkpoint of before they existed
+    later = "kernel bias modulate grow blocks full_fm augment optim_g optim_d"
+    for name in later.split():  # a checkpoint of before they existed
         del saved["settings"][name]
     torch.save(saved, tmp_path / "img" / "checkpoint.pt")
     for word in ("--optim_d=sgd", "--bias=outer", "--kernel=5", "--modulate", "--blocks=1"):
@@ -536,7 +532,7 @@ def test_a_longer_run_has_other_rates_and_says_so(gan: Run, faces: Path, tmp_pat
     words = [f"--data_dir={faces}", "--lr_decay=linear"]
     gan(*words, "--n_epoch=1")
     said = gan(*words, "--n_epoch=2").stdout
-    assert "n_epoch 1 -> 2: learning rates or noise are now those of a run of that length" in said
+    assert "n_epoch 1 -> 2: rates, noise and growth are now those of a run of that length" in said
 
 
 def test_betas_without_adam(gan: Run, faces: Path) -> None:

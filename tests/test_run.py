@@ -212,8 +212,26 @@ def test_quick96(gan: Run, faces: Path, tmp_path: Path) -> None:
     assert saved["parts"]["opt_g"]["state"][0]["step"] == 10  # of every batch
 
 
+def test_pictures_grow(gan: Run, faces: Path, tmp_path: Path) -> None:
+    """In blocks of 4x4 pixels in the run's first quarter, then of 2x2, then of single ones."""
+    gan(f"--data_dir={faces}", "--n_epoch=8", "--grow=2", "--save_every=1", "--g_every=1")
+    out = tmp_path / "img"
+    for epoch in range(1, 9):
+        grid = tiles(out / f"epoch-{epoch}.png").astype(int)
+        assert [
+            bool((grid == grid[:, ::k, ::k].repeat(k, 1).repeat(k, 2)).all()) for k in (2, 4)
+        ] == [epoch <= 4, epoch <= 2]
+    saved = torch.load(out / "generator.pt", weights_only=True)
+    gen = GAN.make_generator(saved["settings"])
+    gen.load_state_dict(saved["generator"])
+    drawn = GAN.to_bytes(GAN.draw(gen, checkpoint(out)["progress"]["fixed_noise"]))
+    assert np.abs(drawn.permute(0, 2, 3, 1).numpy().astype(int) - grid).max() <= 1
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
-@pytest.mark.parametrize(("number", "more"), [(signal.SIGINT, ""), (signal.SIGTERM, EVERYTHING)])
+@pytest.mark.parametrize(
+    ("number", "more"), [(signal.SIGINT, "--grow=2"), (signal.SIGTERM, EVERYTHING)]
+)
 def test_interrupted_anywhere_it_goes_on_as_if_nothing_had_happened(
     gan: Run, faces: Path, tmp_path: Path, number: signal.Signals, more: str
 ) -> None:
