@@ -147,7 +147,9 @@ class Growing(Module):
 
     @torch.no_grad()
     def grow(self) -> None:
-        """Bring the next stage in, by a convolution that is 0 at first, so that nothing jumps."""
+        """Bring the next stage in, by a convolution that is 0 at first: a picture is only smoothed
+        by that, and what is said of it stays the same.
+        """
         for weight in self.entrance().parameters():
             weight.zero_()
         self.left -= 1
@@ -199,8 +201,12 @@ class GrowingGenerator(Growing, RichGenerator):
 
 
 def added(large: Tensor, small: Tensor | None) -> Tensor:
-    """Pictures plus smaller ones, enlarged by nearest neighbours, if there are any."""
-    return large if small is None else large + F.interpolate(small, large.shape[2:])
+    """Pictures plus smaller ones, if there are any, enlarged without the steps that nearest
+    neighbours leave in slanting lines.
+    """
+    if small is None:
+        return large
+    return large + F.interpolate(small, large.shape[2:], mode="bilinear")
 
 
 def generators(like: Layers) -> type[Generator]:

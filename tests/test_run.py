@@ -464,7 +464,7 @@ def test_for_so_many_minutes(gan: Run, faces: Path, tmp_path: Path) -> None:
     before = whole["progress"]["step"]
     assert "holds a finished run" in gan(*words, "--minutes=0.04").stdout
     said = gan(*words, "--minutes=0.06").stdout
-    assert "minutes 0.04 -> 0.06: learning rates" in said
+    assert "minutes 0.04 -> 0.06: rates, noise" in said
     assert checkpoint(out)["progress"]["step"] > before
     assert checkpoint(out)["progress"]["seconds"] >= 3.6
     said = gan(*words, "--minutes=0.06", "--dry_run", "--save_every=1").stdout
