@@ -162,8 +162,8 @@ class Growing(Module):
 class EarlyPicture(nn.Conv2d):
     """The picture (N, 3, S, S) in maps (N, C, S, S) from which `left` stages would still follow."""
 
-    def __init__(self, channels: int, left: int) -> None:
-        super().__init__(channels, 3, 3, 1, 1)
+    def __init__(self, channels: int, left: int, bias: bool) -> None:
+        super().__init__(channels, 3, 3, 1, 1, bias=bias)
         self.left = left
 
 
@@ -180,7 +180,8 @@ class GrowingGenerator(Growing, RichGenerator):
         places = [i for i, layer in enumerate(self) if isinstance(layer, nn.ConvTranspose2d)]
         stages = convolutions(image_size, fm, noise_size, like)
         for left in range(1, like.grow + 1):
-            self.insert(places[-left], EarlyPicture(stages[-left][0], left))
+            early = EarlyPicture(stages[-left][0], left, like.has_bias(normed=False))
+            self.insert(places[-left], early)
 
     def entrance(self) -> Module:
         early = {x.left: x for x in self if isinstance(x, EarlyPicture)}
@@ -219,10 +220,10 @@ class EarlyMaps(nn.Conv2d):
     would be needed if they had them all.
     """
 
-    def __init__(self, stage: tuple[int, ...], left: int, times: int) -> None:
+    def __init__(self, stage: tuple[int, ...], left: int, times: int, bias: bool) -> None:
         """stage: what convolutions() says of the one whose maps these are."""
         channels, _, kernel, stride, pad = stage
-        super().__init__(3, channels, kernel, stride, pad)
+        super().__init__(3, channels, kernel, stride, pad, bias=bias)
         self.left, self.times = left, times
 
     def forward(self, pictures: Tensor) -> Tensor:  # type: ignore[override]
@@ -239,7 +240,8 @@ class GrowingDiscriminator(Growing, Discriminator):
         stages = convolutions(image_size, fm, 1, like)[::-1]
         for left in range(like.grow, 0, -1):
             times = math.prod(stride for *_, stride, _ in stages[:left])
-            self.insert(places[left] + 1, EarlyMaps(stages[left], left, times))
+            bias = like.has_bias(normed=norm == "batch")
+            self.insert(places[left] + 1, EarlyMaps(stages[left], left, times, bias))
 
     def entrance(self) -> Module:
         return next(a for a, b in pairwise(self) if getattr(b, "left", 0) == self.left)

@@ -130,7 +130,8 @@ def advice_on_memory() -> str:
         torch.cuda.empty_cache()
         with suppress(torch.OutOfMemoryError):
             parts = GAN.build(settings, machine)
-            aim = GAN.choose_objective(settings, batch)
+            aim = GAN.choose_objective(settings, batch, parts)
+            aim.schedule(0.5)  # networks that grow are largest from there on
             step = GAN.build_steps(parts, machine, aim)[True, True, True]
             noise = torch.randn(batch, GAN.noise_size, 1, 1, device=machine.device)
             shape = batch, GAN.image_size, GAN.image_size, 3

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import GAN
 from networks import (
     DiscriminatorBlock,
+    EarlyMaps,
+    EarlyPicture,
     GeneratorBlock,
     ModulatedNorm,
     NearestConv,
@@ -293,6 +295,8 @@ def test_networks_that_grow(
     torch.manual_seed(0)
     parts = GAN.build(settings | {"dis_norm": norm}, CPU)
     gen, dis, average = (parts[name] for name in ("gen", "dis", "average"))
+    biases = [m.bias is not None for m in (*gen, *dis) if isinstance(m, EarlyPicture | EarlyMaps)]
+    assert biases == [True] * len(sides) + [norm == "none"] * len(sides)
     noise, x = torch.randn(5, 100, 1, 1), torch.rand(5, 3, size, size) * 2 - 1
     before = answers = torch.empty(0)
     entrances: list[nn.Module] = []
