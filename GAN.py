@@ -16,7 +16,8 @@ Pictures are looked for in data/, in folders and zip files; without any, avatars
 appear real.png (pictures as the network sees them), epoch-N.png (always from the same 64 noise
 vectors), epoch-N-loss.png, losses.csv, settings.json, checkpoint.pt (start again: it goes on),
 generator.pt (for sampling) and generator-best.pt. With every grid it prints a score, which falls as
-faces improve (evaluate.py).
+faces improve (evaluate.py). Ten minutes of recipes/best96.py on one core (AMD EPYC, Zen 4, torch
+2.14.1) come to a Fréchet distance of 82 to 85 (3 seeds; real pictures: 5.5; report.md).
 """
 
 from __future__ import annotations
@@ -309,14 +310,14 @@ def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> 
 
 
 class Layers(NamedTuple):
-    """How networks are built, as settings of these names say (the last three: the generator)."""
+    """How networks are built, as settings of these names say; from grow on, by networks.py."""
 
     kernel: int = 4
     bias: bool | str = True
     deep_side: int = 4
+    upsample: str = "transposed"
     grow: int = 0
     blocks: int = 0
-    upsample: str = "transposed"
     modulate: bool = False
     full_fm: int = 0
 
@@ -399,8 +400,7 @@ def ema_decay(half_life: float, images: int, step_images: int) -> float:
 def make_generator(s: Dict) -> Generator:
     """The generator that settings s make; older ones, in a file, lack some."""
     like = Layers(**{name: s[name] for name in Layers._fields if name in s})
-    rich = like.modulate or like.blocks or like.full_fm or like.grow
-    kind = sibling("networks").generators(like) if rich else Generator
+    kind = sibling("networks").generators(like) if any(like[4:]) else Generator
     return kind(s["image_size"], s["noise_size"], s["gen_fm"], like)
 
 

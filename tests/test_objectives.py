@@ -501,6 +501,7 @@ def test_what_changes_a_run(gan: Run, faces: Path, tmp_path: Path) -> None:
         ("--gp_every=4", "gp_every is for penalties"),
         ("--loss=wgan-gp", "loss=wgan-gp needs gp above 0: --gp=10"),
         ("--loss=rpgan", "loss=rpgan needs r1 and r2 above 0: --r1=1"),
+        ("--grow=1 --dis_norm=spectral", "grow begins with weights of 0"),
         ("--kernel=3", "kernel must be one of 4, 5"),
         ("--r1=-1", "r1 must be a number from 0 up"),
         ("--dis_dropout=1", "dis_dropout must be a number from 0 to below 1"),
