@@ -86,6 +86,7 @@ optim_g = "adam"  # the generator's optimiser: "adam" or "sgd"
 optim_d = "adam"  # the discriminator's
 lr_g = 2e-4  # learning rate of the generator
 lr_d = 2e-4  # learning rate of the discriminator
+lr_by_fan_in = False  # True: D's convolutions with n inputs to a number have lr_d · 20 / √n
 lr_decay = "none"  # "linear" or "cosine": both rates fall, to 0 at the end of the run
 beta1_g = 0.5  # Adam's memory of the gradient: with its usual 0.9, GANs oscillate
 beta1_d = 0.5  # the same for the discriminator's
@@ -100,6 +101,7 @@ gp = 0.0  # weight λ of a penalty that draws |∇D| towards 1 between pictures;
 r1 = 0.0  # weight γ of a penalty on |∇D|² at real pictures; rpgan wants both
 r2 = 0.0  # weight γ of the same at drawn pictures
 gp_every = 1  # turns of the discriminator to one with penalties, which then weigh so much more
+gp_growth = 1.0  # times the penalties' weights, in the end; they grow in the course of the run
 label_smoothing = 0.0  # bce: real pictures' label is 1 less this
 augment = False  # True: all that D sees is recoloured, shifted and cut, for few or plain pictures
 instance_noise = 0.0  # deviation, at first, of noise on all that D sees (-1 to 1); falls to 0
@@ -200,8 +202,7 @@ def choose_machine(
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         fast = "bf16" if native else "fp32"
         with suppress(OSError, AttributeError, TypeError):  # another libc than glibc
-            # Freed memory stays with the process (M_MMAP_MAX 0, M_TRIM_THRESHOLD off): else each
-            # large tensor is paged in anew, a fifth of the time of a step.
+            # M_MMAP_MAX 0, M_TRIM_THRESHOLD off: else each large tensor is paged in anew.
             for parameter, value in ((-4, 0), (-1, -1)):
                 ctypes.CDLL(None).mallopt(parameter, value)
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -418,11 +419,13 @@ def build(s: Dict, machine: Machine) -> Dict:
         if machine.graphs and s["lr_decay"] != "none":  # where a graph sees it change
             lr = torch.tensor(lr, device=machine.device)
         about: Dict = {"lr": lr, "weight_decay": s[f"weight_decay_{g}"], "fused": True}
+        by_fan_in = name == "dis" and s["lr_by_fan_in"]
+        weights = sibling("networks").by_fan_in(net, lr) if by_fan_in else net.parameters()
         if s[f"optim_{g}"] == "sgd":  # without momentum
-            opts[f"opt_{g}"] = SGD(net.parameters(), **about)
+            opts[f"opt_{g}"] = SGD(weights, **about)
         else:  # Kingma and Ba 2015
             about["betas"] = tuple(float(s[f"beta{i}_{g}"]) for i in (1, 2))  # not int beside float
-            opts[f"opt_{g}"] = Adam(net.parameters(), capturable=machine.graphs, **about)
+            opts[f"opt_{g}"] = Adam(weights, capturable=machine.graphs, **about)
     average = copy.deepcopy(gen).requires_grad_(False)
     return nets | {"average": average} | opts | {"scaler": machine.scaler}
 
@@ -467,9 +470,10 @@ class Objective(NamedTuple):
 
 
 BCE = Objective()
-BARE = {"loss": "bce", "gp_every": 1, "lr_decay": "none", "init": "torch", "upsample": "transposed"}
-BARE |= {"grow": 0, "blocks": 0, "full_fm": 0, "modulate": False, "augment": False}
-BARE |= dict.fromkeys(("gp", "r1", "r2", "label_smoothing", "instance_noise"), 0)
+BARE = {"loss": "bce", "gp_every": 1, "gp_growth": 1, "lr_decay": "none", "init": "torch"}
+BARE |= {"upsample": "transposed"} | dict.fromkeys(("gp", "r1", "r2", "augment", "grow"), 0)
+OFF = ("label_smoothing", "instance_noise", "blocks", "full_fm", "modulate", "lr_by_fan_in")
+BARE |= dict.fromkeys(OFF, 0)
 
 
 def choose_objective(settings: Dict, batch: int, parts: Dict | None = None) -> Objective:
@@ -611,6 +615,7 @@ def save_settings(path: Path, settings: Dict, machine: Machine, n_pictures: int)
 # ---- checkpoint ----------------------------------------------------------------------------------
 
 FORMAT = "GAN.py 2"
+RNGS: Dict = {"cuda": torch.cuda, "mps": torch.mps, "cpu": torch}  # torch's own: dropout's, noise's
 
 
 @dataclass
@@ -634,23 +639,18 @@ def snapshot(parts: Dict, rng: Rng, progress: Progress, settings: Dict) -> Dict:
     states = {name: part.state_dict() for name, part in parts.items()}
     whole = {"format": FORMAT, "settings": settings, "parts": states, "progress": vars(progress)}
     whole |= {"rng": rng.get_state(), "device": rng.device.type}
-    whole["torch_rng"] = torch_rng(rng.device).get_rng_state()
+    whole["torch_rng"] = RNGS[rng.device.type].get_rng_state()
     return tree_map(lambda x: x.to("cpu", copy=True) if isinstance(x, Tensor) else x, whole)
-
-
-def torch_rng(device: torch.device) -> Any:
-    """What keeps torch's own random numbers, which dropout and noise on pictures take."""
-    return {"cuda": torch.cuda, "mps": torch.mps}.get(device.type, torch)
 
 
 def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Progress:
     """Put networks, optimisers and random state back to a checkpoint; returns how far it was."""
     for name, part in parts.items():
-        rules = dict(part.param_groups[0]) if isinstance(part, Optimizer) else {}
+        rules = [*map(dict, part.param_groups)] if isinstance(part, Optimizer) else []
         if state := saved["parts"][name]:  # a scaler has none unless it works with fp16
             part.load_state_dict(state)
-        if rules:  # the settings rule, not the checkpoint
-            part.param_groups[0].update(rules)
+        for group, rule in zip(rules and part.param_groups, rules, strict=True):
+            group.update(rule)  # the settings rule, not the checkpoint
         for weight, state in part.state.items() if isinstance(part, Adam) else ():
             state["step"] = state["step"].reshape(())  # an error if it is no number
             for key in ("exp_avg", "exp_avg_sq"):  # in memory as the weight is on this device:
@@ -661,7 +661,7 @@ def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Pro
     if saved["device"] == rng.device.type:
         rng.set_state(saved["rng"])
         if "torch_rng" in saved:  # older checkpoints lack it
-            torch_rng(rng.device).set_rng_state(saved["torch_rng"])
+            RNGS[rng.device.type].set_rng_state(saved["torch_rng"])
     else:
         say("The checkpoint comes from another kind of device: other random numbers from here on.")
         rng.manual_seed(p.step)

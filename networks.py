@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -276,6 +277,20 @@ def init_he(net: Module) -> None:
     for weight in net.parameters() if isinstance(net, Discriminator) else ():
         if weight.ndim == 4:
             nn.init.kaiming_normal_(weight, 0.2)
+
+
+def by_fan_in(net: Module, lr: float | Tensor) -> list[dict[str, Any]]:
+    """A network's weights in groups for its optimiser: convolutions of n inputs to a number learn
+    at the rate lr · share, share = 20/√n, everything else at lr.
+
+    In proportion to init_he()'s first weights, so that a step moves all convolutions alike (as the
+    equalized learning rate does; Karras et al. 2018, Progressive Growing of GANs, section 4.1).
+    """
+    groups = dict[float, list[Tensor]]()
+    for weight in net.parameters():
+        share = 20 / math.sqrt(weight[0].numel()) if weight.ndim == 4 else 1.0
+        groups.setdefault(share, []).append(weight)
+    return [{"params": v, "lr": lr * share, "share": share} for share, v in groups.items()]
 
 
 INIT = {"dcgan": init_dcgan, "he": init_he}

@@ -8,6 +8,7 @@ Schedule changes learning rates and instance noise in the course of a run.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -170,8 +171,9 @@ def choose(settings: dict[str, Any], batch: int, parts: dict[str, Any] | None = 
         wrong.append("loss=rpgan needs r1 and r2 above 0: --r1=1 --r2=1, say")
     if smoothing and not loss.startswith("bce"):
         wrong.append("label_smoothing is for loss=bce and loss=bce-sum")
-    if every > 1 and not (gp or r1 or r2):
-        wrong.append("gp_every is for penalties: gp, r1 or r2")
+    for name in ("gp_every", "gp_growth"):
+        if settings[name] != 1 and not (gp or r1 or r2):
+            wrong.append(f"{name} is for penalties: gp, r1 or r2")
     if wrong:
         raise UserError("\n  ".join(wrong))
     changes: dict[str, Any] = {}
@@ -183,12 +185,20 @@ def choose(settings: dict[str, Any], batch: int, parts: dict[str, Any] | None = 
         changes["penalty"] = partial(penalty, every * gp, every * r1, every * r2)
     if settings["augment"]:
         changes["seen"] = augmented
-    if parts and (settings["lr_decay"] != "none" or settings["instance_noise"] or settings["grow"]):
+    if parts and changing(settings):
         changes["schedule"] = schedule = Schedule(settings, parts)
+        if settings["gp_growth"] != 1:
+            changes["penalty"] = partial(schedule.grown, changes["penalty"])
         if settings["instance_noise"]:
             noisy = schedule.noisy
             changes["seen"] = (lambda x: noisy(augmented(x))) if settings["augment"] else noisy
     return OBJECTIVES[loss]._replace(**changes)
+
+
+def changing(settings: dict[str, Any]) -> bool:
+    """Whether anything depends on how much of the run is done."""
+    now = settings["lr_decay"], settings["instance_noise"], settings["grow"], settings["gp_growth"]
+    return now != ("none", 0, 0, 1)
 
 
 def decayed(kind: str, done: float) -> float:
@@ -197,16 +207,23 @@ def decayed(kind: str, done: float) -> float:
 
 
 class Schedule:
-    """Lets learning rates, as lr_decay says, and the noise on pictures fall to 0, networks grow.
+    """Lets learning rates, as lr_decay says, and the noise on pictures fall to 0, the penalties'
+    weights and networks grow.
 
-    Rates that are tensors, and the noise's level, change in place: CUDA graphs read them there.
+    Rates that are tensors, noise and weight change in place: CUDA graphs read them there.
     """
 
     def __init__(self, settings: dict[str, Any], parts: dict[str, Any]) -> None:
         """parts: what GAN.build() made of the settings."""
         self.kind, self.deviation = settings["lr_decay"], settings["instance_noise"]
-        self.rates = [(parts[f"opt_{x}"].param_groups[0], settings[f"lr_{x}"]) for x in "gd"]
-        self.level = torch.full((), self.deviation, device=next(parts["gen"].parameters()).device)
+        self.rates = [
+            (group, settings[f"lr_{x}"] * group.get("share", 1))
+            for x in "gd"
+            for group in parts[f"opt_{x}"].param_groups
+        ]
+        device = next(parts["gen"].parameters()).device
+        self.level, self.weight = torch.tensor([self.deviation, 1.0], device=device)
+        self.growth = settings["gp_growth"]
         self.stages = settings["grow"]
         self.growing = [parts[name] for name in ("gen", "dis", "average")] if self.stages else []
 
@@ -216,9 +233,14 @@ class Schedule:
             now = rate * decayed(self.kind, done)
             group["lr"] = group["lr"].fill_(now) if isinstance(group["lr"], Tensor) else now
         self.level.fill_(self.deviation * (1 - done))
+        self.weight.fill_(self.growth**done)
         for net in self.growing:
             while net.left > max(0, math.ceil(self.stages * (1 - 2 * done))):
                 net.grow()
+
+    def grown(self, penalty: Callable[..., Tensor], *about: Any) -> Tensor:
+        """A penalty with the weight that it has by now."""
+        return self.weight * penalty(*about)
 
     def noisy(self, pictures: Tensor) -> Tensor:
         """Pictures as the discriminator sees them (Sønderby et al. 2017)."""

@@ -37,7 +37,7 @@ RUN_FILES = "real.png epoch-*.png losses.csv settings.json skipped.txt *.pt"
 RUN_FILES += " real-and-drawn.png timelapse.gif"
 WAYS_OUT = "choose another --img_dir, or begin anew with --fresh=True (the old run moves aside)"
 SHAPES = ["image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm", *GAN.Layers._fields]
-SHAPES += ["optim_g", "optim_d"]
+SHAPES += ["optim_g", "optim_d", "lr_by_fan_in"]
 
 
 def reason(error: BaseException) -> str:
@@ -115,8 +115,8 @@ def load_checkpoint(out: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
 
 def compare(out: Path, old: dict[str, Any], settings: dict[str, Any]) -> None:
     """Say what has changed since a checkpoint; UserError where it can't be gone on from."""
-    fixed = {"optim_g": "adam", "optim_d": "adam", "augment": False}  # before they were settings
-    old = GAN.DCGAN._asdict() | fixed | old
+    fixed = {"optim_g": "adam", "optim_d": "adam", "augment": False, "lr_by_fan_in": False}
+    old = GAN.DCGAN._asdict() | fixed | {"gp_growth": 1.0} | old  # before they were settings
     changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
     if other := ", ".join(changed[name] for name in SHAPES if name in changed):
         raise UserError(
@@ -125,9 +125,9 @@ def compare(out: Path, old: dict[str, Any], settings: dict[str, Any]) -> None:
     for name in sorted(changed.keys() - {"img_dir", "n_epoch", "minutes", "fresh", "dry_run"}):
         too_late = ", too late to have an effect" if name in ("init", "seed") else ""
         say(f"changed since the checkpoint: {changed[name]}{too_late}")
-    if settings["lr_decay"] != "none" or settings["instance_noise"] or settings["grow"]:
+    if (objectives := GAN.sibling("objectives")) and objectives.changing(settings):
         for name in changed.keys() & {"n_epoch", "minutes"}:
-            say(f"{changed[name]}: rates, noise and growth are now those of a run of that length")
+            say(f"{changed[name]}: rates, noise, penalties and growth are now of a run so long")
 
 
 def keep_before(path: Path) -> None:

@@ -35,6 +35,7 @@ BELOW_ONE: Rule = float, lambda v: 0 <= v < 1, "a number from 0 to below 1"
 SCORES = ["none", "lite0", "inception-v3-compat", "clip-vit-b-32", "clip-vit-l-14"]
 SCORES += [f"dinov2-vit-{size}-14" for size in "sbl"]
 BIAS: Rule = object, lambda v: v is True or v is False or v == "outer", "True, outer or False"
+ABOVE_ZERO: Rule = float, lambda v: 0 < v < LARGE, "a number above 0"
 YES_OR_NO: Rule = bool, lambda v: True, "True or False"
 RULES: dict[str, Rule] = {
     name: rule
@@ -45,8 +46,8 @@ RULES: dict[str, Rule] = {
         ("ema seed score_every", from_up(0)),
         ("full_fm", from_up(0, 2**20)),
         ("blocks grow", from_up(0, 16)),
-        ("flip fresh dry_run compile modulate augment deterministic", YES_OR_NO),
-        ("lr_g lr_d checkpoint_minutes", (float, lambda v: 0 < v < LARGE, "a number above 0")),
+        ("flip fresh dry_run compile modulate augment deterministic lr_by_fan_in", YES_OR_NO),
+        ("lr_g lr_d gp_growth checkpoint_minutes", ABOVE_ZERO),
         ("minutes gp r1 r2 weight_decay_g weight_decay_d instance_noise", NOT_NEGATIVE),
         ("beta1_g beta1_d beta2_g beta2_d dis_dropout label_smoothing", BELOW_ONE),
         ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
@@ -105,7 +106,7 @@ def check_stages(s: Dict) -> None:
 
 # What must fit each other, and what sees to it.
 FIT: dict[str, Callable[[Dict], object]] = {
-    "loss gp r1 r2 gp_every label_smoothing": lambda s: GAN.choose_objective(s, 1),
+    "loss gp r1 r2 gp_every gp_growth label_smoothing": lambda s: GAN.choose_objective(s, 1),
     "device precision": lambda s: GAN.choose_machine(s["device"], s["precision"]),
     "image_size kernel deep_side upsample grow dis_norm": check_stages,
     "data_dir img_dir": check_places,

@@ -389,6 +389,40 @@ def test_a_schedule_changes_rates_where_they_are() -> None:
     assert of_d["lr"] == 0.5
 
 
+@pytest.mark.parametrize("norm", ["none", "spectral"])
+def test_rates_by_fan_in(norm: str) -> None:
+    """Adam's first step has the length of the rate; at its first weights' scale all are alike."""
+    about = {"lr_by_fan_in": True, "lr_d": 1e-3, "dis_fm": 4, "gen_fm": 4, "dis_norm": norm}
+    parts = GAN.build(GAN.settings_now() | about, CPU)
+    before = copy.deepcopy(parts["dis"])
+    parts["dis"](torch.randn(8, 3, 96, 96)).square().mean().backward()
+    parts["opt_d"].step()
+    fan_ins = set()
+    for old, new in zip(before.parameters(), parts["dis"].parameters(), strict=True):
+        fan_in = old.shape[1:].numel() if old.ndim == 4 else 400
+        assert (new - old).abs().max().item() == pytest.approx(0.02 / fan_in**0.5, rel=0.01)
+        fan_ins.add(fan_in)
+    assert fan_ins == {3 * 25, 4 * 16, 8 * 16, 16 * 16, 32 * 16, 400}
+    shares = [group["share"] for group in parts["opt_d"].param_groups]
+    assert len(shares) == 6 and len(parts["opt_g"].param_groups) == 1
+    Schedule(GAN.settings_now() | about | {"lr_decay": "linear"}, parts)(0.75)
+    rates = [group["lr"] for group in parts["opt_d"].param_groups]
+    assert rates == pytest.approx([2.5e-4 * share for share in shares])
+
+
+def test_penalties_that_grow() -> None:
+    words = GAN.settings_now() | {"r1": 2.0, "gp_every": 3, "gp_growth": 9.0, "gen_fm": 2}
+    parts = GAN.build(words, CPU)
+    aim, plain = choose(words, 1, parts), choose(words | {"gp_growth": 1.0}, 1, parts)
+    assert aim.penalty and plain.penalty
+    x = torch.randn(2, 3, 96, 96)
+    once = plain.penalty(parts["dis"], x, x).item()
+    assert once == pytest.approx(6 * zero_centred(parts["dis"], x).item())
+    for done, times in ((0, 1), (0.5, 3), (1, 9)):
+        aim.schedule(done)
+        assert aim.penalty(parts["dis"], x, x).item() == pytest.approx(times * once)
+
+
 FIVE, BARE = GAN.Layers(kernel=5), GAN.Layers(bias=False)
 
 
@@ -485,6 +519,7 @@ def test_what_changes_a_run(gan: Run, faces: Path, tmp_path: Path) -> None:
     """Every word leads to other weights than every other, for it has an effect."""
     ways = ["", "--dis_dropout=0.2", "--instance_noise=0.1", "--label_smoothing=0.1", "--gp=10"]
     ways += ["--lr_decay=linear", "--loss=hinge", "--loss=bce-sum --optim_d=sgd", "--optim_d=sgd"]
+    ways += ["--lr_by_fan_in", "--gp=10 --gp_growth=2"]
     states = []
     for i, way in enumerate(ways):
         words = [f"--data_dir={faces}", "--n_epoch=1", f"--img_dir={tmp_path / str(i)}"]
@@ -499,6 +534,8 @@ def test_what_changes_a_run(gan: Run, faces: Path, tmp_path: Path) -> None:
     [
         ("--loss=hinge --label_smoothing=0.1", "label_smoothing is for loss=bce"),
         ("--gp_every=4", "gp_every is for penalties"),
+        ("--gp_growth=4", "gp_growth is for penalties"),
+        ("--r1=1 --gp_growth=0", "gp_growth must be a number above 0"),
         ("--loss=wgan-gp", "loss=wgan-gp needs gp above 0: --gp=10"),
         ("--loss=rpgan", "loss=rpgan needs r1 and r2 above 0: --r1=1"),
         ("--grow=1 --dis_norm=spectral", "grow begins with weights of 0"),
@@ -517,10 +554,20 @@ def test_settings_that_do_not_fit(gan: Run, faces: Path, words: str, expected: s
 def test_other_optimisers_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Path) -> None:
     words = [f"--data_dir={faces}", "--n_epoch=1"]
     gan(*words)
-    for word in ["optim_d=sgd", "bias=False", "kernel=5", "modulate", "full_fm=8", "grow=1"]:
+    for word in [
+        "optim_d=sgd",
+        "bias=False",
+        "kernel=5",
+        "modulate",
+        "full_fm=8",
+        "grow=1",
+        "lr_by_fan_in",
+    ]:
         assert "other networks or optimisers" in gan(*words, f"--{word}", code=1).stderr
     saved = checkpoint(tmp_path / "img")
-    later = "kernel bias modulate grow blocks full_fm augment optim_g optim_d"
+    later = (
+        "kernel bias modulate grow blocks full_fm augment optim_g optim_d lr_by_fan_in gp_growth"
+    )
     for name in later.split():  # a checkpoint of before they existed
         del saved["settings"][name]
     torch.save(saved, tmp_path / "img" / "checkpoint.pt")
@@ -533,7 +580,7 @@ def test_a_longer_run_has_other_rates_and_says_so(gan: Run, faces: Path, tmp_pat
     words = [f"--data_dir={faces}", "--lr_decay=linear"]
     gan(*words, "--n_epoch=1")
     said = gan(*words, "--n_epoch=2").stdout
-    assert "n_epoch 1 -> 2: rates, noise and growth are now those of a run of that length" in said
+    assert "n_epoch 1 -> 2: rates, noise, penalties and growth are now of a run so long" in said
 
 
 def test_betas_without_adam(gan: Run, faces: Path) -> None:

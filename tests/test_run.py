@@ -29,7 +29,7 @@ COLUMNS += ["images", "seconds", "images_per_second"]
 EVERYTHING = (  # that draws random numbers, or depends on how far a run has come
     "--loss=rpgan --r1=1 --r2=0.1 --gp_every=2 --d_every=2 --dis_dropout=0.2 --instance_noise=0.1 "
     "--lr_decay=cosine --optim_d=sgd --dis_norm=spectral --weight_decay_g=1e-3 --modulate "
-    "--augment --blocks=1 --full_fm=4"
+    "--augment --blocks=1 --full_fm=4 --lr_by_fan_in --gp_growth=3"
 )
 
 
@@ -464,7 +464,7 @@ def test_for_so_many_minutes(gan: Run, faces: Path, tmp_path: Path) -> None:
     before = whole["progress"]["step"]
     assert "holds a finished run" in gan(*words, "--minutes=0.04").stdout
     said = gan(*words, "--minutes=0.06").stdout
-    assert "minutes 0.04 -> 0.06: rates, noise" in said
+    assert "minutes 0.04 -> 0.06: rates, noise, penalties" in said
     assert checkpoint(out)["progress"]["step"] > before
     assert checkpoint(out)["progress"]["seconds"] >= 3.6
     said = gan(*words, "--minutes=0.06", "--dry_run", "--save_every=1").stdout
