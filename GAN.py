@@ -202,7 +202,7 @@ def choose_machine(
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         fast = "bf16" if native else "fp32"
         with suppress(OSError, AttributeError, TypeError):  # another libc than glibc
-            # M_MMAP_MAX 0, M_TRIM_THRESHOLD off: else each large tensor is paged in anew.
+            # M_MMAP_MAX 0, M_TRIM_THRESHOLD off: freed memory stays, and is not paged in anew.
             for parameter, value in ((-4, 0), (-1, -1)):
                 ctypes.CDLL(None).mallopt(parameter, value)
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
