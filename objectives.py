@@ -233,7 +233,8 @@ class Schedule:
             now = rate * decayed(self.kind, done)
             group["lr"] = group["lr"].fill_(now) if isinstance(group["lr"], Tensor) else now
         self.level.fill_(self.deviation * (1 - done))
-        self.weight.fill_(self.growth**done)
+        if self.growth != 1:
+            self.weight.fill_(self.growth**done)
         for net in self.growing:
             while net.left > max(0, math.ceil(self.stages * (1 - 2 * done))):
                 net.grow()

@@ -115,8 +115,9 @@ def load_checkpoint(out: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
 
 def compare(out: Path, old: dict[str, Any], settings: dict[str, Any]) -> None:
     """Say what has changed since a checkpoint; UserError where it can't be gone on from."""
-    fixed = {"optim_g": "adam", "optim_d": "adam", "augment": False, "lr_by_fan_in": False}
-    old = GAN.DCGAN._asdict() | fixed | {"gp_growth": 1.0} | old  # before they were settings
+    fixed = {"optim_g": "adam", "optim_d": "adam", "augment": False}  # before they were settings
+    fixed |= {"lr_by_fan_in": False, "gp_growth": 1.0}
+    old = GAN.DCGAN._asdict() | fixed | old
     changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
     if other := ", ".join(changed[name] for name in SHAPES if name in changed):
         raise UserError(

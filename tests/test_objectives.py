@@ -391,7 +391,7 @@ def test_a_schedule_changes_rates_where_they_are() -> None:
 
 @pytest.mark.parametrize("norm", ["none", "spectral"])
 def test_rates_by_fan_in(norm: str) -> None:
-    """Adam's first step has the length of the rate; at its first weights' scale all are alike."""
+    """Adam's first step has the length of the rate."""
     about = {"lr_by_fan_in": True, "lr_d": 1e-3, "dis_fm": 4, "gen_fm": 4, "dis_norm": norm}
     parts = GAN.build(GAN.settings_now() | about, CPU)
     before = copy.deepcopy(parts["dis"])
