@@ -1,0 +1,42 @@
+"""best96 at 64x64: twice as many pictures in the same ten minutes.
+
+From 4x4 by doublings; penalties weigh less, as there are fewer pixels. On one core of an AMD EPYC
+(Zen 4, bf16, torch 2.14.1), from 23,399 drawn faces, seed 0: Fréchet distance 74.1 to 5,000 others
+(EfficientNet-Lite0, floor 5.3; report.md), 218 pictures a second.
+"""
+
+img_dir = "img/best64"
+minutes = 10
+n_epoch = 1_000_000
+save_every = 2
+score_every = 4
+
+image_size = 64
+flip = True
+gen_fm = 16
+dis_fm = 16
+deep_side = 4
+full_fm = 16
+blocks = 1
+upsample = "nearest"
+modulate = True
+bias = "outer"
+init = "he"
+
+loss = "rpgan"
+batch_size = 32
+g_every = 1
+lr_g = 1e-3
+lr_d = 1e-3
+lr_by_fan_in = True
+lr_decay = "linear"
+beta1_g = 0
+beta1_d = 0
+beta2_g = 0.99
+beta2_d = 0.99
+ema = 20_000
+
+r1 = 0.022
+r2 = 0.022
+gp_every = 16
+gp_growth = 8
