@@ -68,7 +68,7 @@ kernel = 4  # of the convolutions that halve or double the side: 4, or 5
 full_fm = 0  # feature maps as large as the picture, which the generator makes it from; 0: none
 grow = 0  # stages that both networks, at first of smaller pictures, gain in a run's first half
 blocks = 0  # extra residual 3x3 convolutions at every size below the picture's, in both networks
-upsample = "transposed"  # in the generator: "transposed" convolutions, or "nearest" (no weave)
+upsample = "transposed"  # in the generator: convolutions; "nearest", "bilinear": without weave
 modulate = False  # True: the noise also scales and shifts the generator's feature maps
 bias = True  # all convolutions have one; "outer": those without batch norm after them; False: none
 dis_norm = "none"  # "none", "batch" (all but the discriminator's outer layers) or "spectral"
@@ -355,8 +355,8 @@ class Generator(nn.Sequential):
         for deep, shallow, k, stride, pad in convolutions(image_size, fm, noise_size, like):
             more = max(0, stride + 2 * pad - k)  # of an odd kernel: it would be one pixel short
             bias = like.has_bias(normed=deep != fm or stride == 1)
-            if like.upsample == "nearest" and stride > 1:
-                layers.append(sibling("networks").NearestConv(deep, shallow, stride, bias))
+            if like.upsample != "transposed" and stride > 1:
+                layers.append(sibling("networks").UP[like.upsample](deep, shallow, stride, bias))
             else:
                 layers.append(nn.ConvTranspose2d(deep, shallow, k, stride, pad, more, bias=bias))
             layers += [nn.BatchNorm2d(shallow), nn.ReLU(inplace=True)]

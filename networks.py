@@ -33,6 +33,26 @@ class NearestConv(nn.ConvTranspose2d):
         return F.conv_transpose2d(x, kernel, self.bias, k, 1)
 
 
+class BilinearConv(nn.ConvTranspose2d):
+    """(N, C, S, S) to (N, C', kS, kS): k - 1 pixels between any two, linear in both directions,
+    then a convolution of k x k.
+
+    Smoother than NearestConv, and for k = 2 at the same cost: computed as the transposed
+    convolution of stride k whose kernel, of 3k - 2, is that of k x k blurred by a triangle.
+    """
+
+    def __init__(self, deep: int, shallow: int, k: int, bias: bool = True) -> None:
+        super().__init__(deep, shallow, k, k, k - 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        k, pad = self.stride[0], self.padding[0]
+        boxes = F.avg_pool2d(F.pad(self.weight, [2 * pad] * 4), k, 1, divisor_override=1)
+        return F.conv_transpose2d(x, F.avg_pool2d(boxes, k, 1), self.bias, k, pad)
+
+
+UP = {"nearest": NearestConv, "bilinear": BilinearConv}
+
+
 class ModulatedNorm(nn.BatchNorm2d):
     """Batch norm of (N, C, S, S) whose scale and shift are linear in the noise (N, Z, 1, 1).
 

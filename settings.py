@@ -54,7 +54,7 @@ RULES: dict[str, Rule] = {
         ("bias", BIAS),
         ("kernel", one_of(4, 5)),
         ("deep_side", one_of(4, 6)),
-        ("upsample", one_of("transposed", "nearest")),
+        ("upsample", one_of("transposed", "nearest", "bilinear")),
         ("dis_norm", one_of("none", "batch", "spectral")),
         ("loss", one_of("bce", "bce-sum", "hinge", "wgan-gp", "rpgan")),
         ("optim_g optim_d", one_of("adam", "sgd")),
@@ -100,8 +100,8 @@ def check_stages(s: Dict) -> None:
         raise UserError(f"grow must be {most} at most for this image_size and deep_side")
     if s["grow"] and s["dis_norm"] == "spectral":
         raise UserError("grow begins with weights of 0, which dis_norm=spectral can't divide")
-    if s["upsample"] == "nearest" and s["kernel"] != 4:
-        raise UserError("upsample=nearest has a kernel of its own: kernel must be 4")
+    if s["upsample"] != "transposed" and s["kernel"] != 4:
+        raise UserError(f"upsample={s['upsample']} has a kernel of its own: kernel must be 4")
 
 
 # What must fit each other, and what sees to it.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import GAN
 from networks import (
+    BilinearConv,
     DiscriminatorBlock,
     EarlyMaps,
     EarlyPicture,
@@ -85,7 +86,7 @@ def test_other_sizes_are_refused(size: int) -> None:
         GAN.Generator(size, 7, 2)
 
 
-SIX, NEAREST = GAN.Layers(deep_side=6), GAN.Layers(upsample="nearest")
+SIX = GAN.Layers(deep_side=6)
 
 
 def test_from_6x6_every_stage_doubles() -> None:
@@ -118,17 +119,39 @@ def test_nearest_neighbours_then_3x3(k: int) -> None:
     torch.testing.assert_close(*slopes)
 
 
+@pytest.mark.parametrize("k", [2, 3])
+def test_bilinear_then_k_by_k(k: int) -> None:
+    """New pixels lie on straight lines between old ones, k - 1 of them; a convolution follows."""
+    layer = BilinearConv(5, 7, k).double()
+    x = torch.randn(2, 5, 6, 6, dtype=torch.float64, requires_grad=True)
+    side = 5 * k + 1  # from the first old pixel to the last
+    lines = F.interpolate(x, side, mode="bilinear", align_corners=True)
+    inner = F.conv2d(lines, layer.weight.flip(2, 3).transpose(0, 1), layer.bias)
+    found = layer(x)
+    assert found.shape == (2, 7, 6 * k, 6 * k)
+    first = k - 1  # further out, lines to the zeros around the maps take part
+    found_inner = found[:, :, first : first + side - k + 1, first : first + side - k + 1]
+    torch.testing.assert_close(found_inner, inner)
+    ways = torch.randn_like(inner)
+    slopes = [
+        torch.autograd.grad((y * ways).sum(), [x, layer.weight]) for y in (found_inner, inner)
+    ]
+    torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("kind", [NearestConv, BilinearConv])
 @pytest.mark.parametrize("size", [32, 96, 128])
-def test_a_generator_of_nearest_neighbours(size: int) -> None:
-    plain, near = GAN.Generator(size, 7, 4), GAN.Generator(size, 7, 4, NEAREST)
-    assert near(torch.randn(3, 7, 1, 1)).shape == (3, 3, size, size)
-    assert [type(m).__name__ for m in near] == [
-        "NearestConv" if isinstance(m, nn.ConvTranspose2d) and m.stride[0] > 1 else type(m).__name__
+def test_a_generator_without_weave(size: int, kind: type[nn.ConvTranspose2d]) -> None:
+    name = kind.__name__.removesuffix("Conv").lower()
+    plain, even = GAN.Generator(size, 7, 4), GAN.Generator(size, 7, 4, GAN.Layers(upsample=name))
+    assert even(torch.randn(3, 7, 1, 1)).shape == (3, 3, size, size)
+    assert [type(m).__name__ for m in even] == [
+        kind.__name__ if isinstance(m, nn.ConvTranspose2d) and m.stride[0] > 1 else type(m).__name__
         for m in plain
     ]
     # Constant maps stay constant, but for the border: all pixels get equally many weights.
-    layer = near[3]
-    assert isinstance(layer, NearestConv)
+    layer = even[3]
+    assert isinstance(layer, kind)
     with torch.no_grad():
         same = layer(torch.ones(1, layer.in_channels, 6, 6))[0, :, 2:-2, 2:-2]
     torch.testing.assert_close(same, same[:, :1, :1].expand_as(same))
