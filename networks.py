@@ -45,9 +45,9 @@ class BilinearConv(nn.ConvTranspose2d):
         super().__init__(deep, shallow, k, k, k - 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        k, pad = self.stride[0], self.padding[0]
-        boxes = F.avg_pool2d(F.pad(self.weight, [2 * pad] * 4), k, 1, divisor_override=1)
-        return F.conv_transpose2d(x, F.avg_pool2d(boxes, k, 1), self.bias, k, pad)
+        k = self.stride[0]
+        boxes = F.avg_pool2d(F.pad(self.weight, [2 * k - 2] * 4), k, 1, divisor_override=1)
+        return F.conv_transpose2d(x, F.avg_pool2d(boxes, k, 1), self.bias, k, k - 1)
 
 
 UP = {"nearest": NearestConv, "bilinear": BilinearConv}
