@@ -17,7 +17,7 @@ appear real.png (pictures as the network sees them), epoch-N.png (always from th
 vectors), epoch-N-loss.png, losses.csv, settings.json, checkpoint.pt (start again: it goes on),
 generator.pt (for sampling) and generator-best.pt. With every grid it prints a score, which falls as
 faces improve (evaluate.py). Ten minutes of recipes/best96.py on one core (AMD EPYC, Zen 4, torch
-2.14.1) come to a Fréchet distance of 69 to 81 (3 seeds; real pictures: 5.5; report.md).
+2.14.1) come to a Fréchet distance of 63 to 86 (3 seeds; real pictures: 5.5; report.md).
 """
 
 from __future__ import annotations

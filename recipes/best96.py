@@ -7,10 +7,10 @@ relativistic loss with both zero-centred penalties (R3GAN; Huang et al. 2024), e
 eight times as heavy in the end, Adam without memory of the gradient, as that paper has it, an
 eighth of the batch (more and smaller steps), at five times the rate, which falls to 0.
 
-On one core of an AMD EPYC (Zen 4, bf16, torch 2.14.1), from 23,399 drawn faces, seeds 0 and 1:
-Fréchet distance 66.4 and 69.5 to 5,000 others (EfficientNet-Lite0, floor 5.5; upsample = "nearest"
-beside them 80.4; report.md), 105 pictures a second. With two hours, more feature maps may do better
-(not measured): --minutes=120 --gen_fm=32 --dis_fm=24.
+On one core of an AMD EPYC (Zen 4, bf16, torch 2.14.1), from 23,399 drawn faces, seeds 0, 1 and 2:
+Fréchet distance 68.2, 86.3 and 63.4 to 5,000 others (EfficientNet-Lite0, floor 5.5; report.md),
+119 to 125 pictures a second. With two hours, more feature maps pay, too (measured at 48x48 only):
+--minutes=120 --gen_fm=32 --dis_fm=24.
 """
 
 img_dir = "img/best96"
