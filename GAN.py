@@ -86,7 +86,7 @@ optim_g = "adam"  # the generator's optimiser: "adam" or "sgd"
 optim_d = "adam"  # the discriminator's
 lr_g = 2e-4  # learning rate of the generator
 lr_d = 2e-4  # learning rate of the discriminator
-lr_by_fan_in = False  # True: D's convolutions with n inputs to a number have lr_d · 20 / √n
+lr_by_fan_in = False  # True: D's convolutions of fan-in n learn at lr_d · 20 / √n
 lr_decay = "none"  # "linear" or "cosine": both rates fall, to 0 at the end of the run
 beta1_g = 0.5  # Adam's memory of the gradient: with its usual 0.9, GANs oscillate
 beta1_d = 0.5  # the same for the discriminator's
@@ -311,7 +311,7 @@ def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> 
 
 
 class Layers(NamedTuple):
-    """How networks are built, as settings of these names say; from grow on, by networks.py."""
+    """How networks are built, as settings of these names say; what DCGAN lacks, by networks.py."""
 
     kernel: int = 4
     bias: bool | str = True
@@ -471,16 +471,15 @@ class Objective(NamedTuple):
 
 BCE = Objective()
 BARE = {"loss": "bce", "gp_every": 1, "gp_growth": 1, "lr_decay": "none", "init": "torch"}
-BARE |= {"upsample": "transposed"} | dict.fromkeys(("gp", "r1", "r2", "augment", "grow"), 0)
-OFF = ("label_smoothing", "instance_noise", "blocks", "full_fm", "modulate", "lr_by_fan_in")
-BARE |= dict.fromkeys(OFF, 0)
+OFF = "gp r1 r2 augment grow label_smoothing instance_noise blocks full_fm modulate lr_by_fan_in"
+BARE |= {"upsample": "transposed", "dry_run": False} | dict.fromkeys(OFF.split(), 0)
 
 
 def choose_objective(settings: Dict, batch: int, parts: Dict | None = None) -> Objective:
     """What these settings train for, with a schedule for parts; UserError where they don't fit."""
     objectives, networks = sibling("objectives"), sibling("networks")
     if not (objectives and networks) and any(settings[k] != v for k, v in BARE.items()):
-        raise UserError(f"other values of {', '.join(BARE)} need objectives.py and networks.py")
+        raise UserError(f"other values of {', '.join(BARE)} need the files beside GAN.py")
     return objectives.choose(settings, batch, parts) if objectives else BCE
 
 
@@ -594,7 +593,8 @@ def save_curves(path: Path, history: list[Dict]) -> None:
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         for name, style in lines.items():
             points = [(row["epoch"], row[name]) for row in history if row.get(name) is not None]
-            axis.plot(*zip(*points, strict=True), style, label=labels.get(name, name))
+            if points:  # a network may have had no turn so far
+                axis.plot(*zip(*points, strict=True), style, label=labels.get(name, name))
         axis.set(ylabel=title, yscale="linear" if title == "loss" else "log")
         axis.legend()
         axis.grid(alpha=0.3)

@@ -82,16 +82,15 @@ class GeneratorBlock(Module):
         self.conv = nn.Conv2d(channels, channels, 3, 1, 1, bias=bias)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        modulated = isinstance(self.norm, ModulatedNorm)
-        normed = self.norm(x, noise) if modulated else self.norm(x)
-        return x + self.conv(F.relu(normed, inplace=True))
+        return x + self.conv(F.relu(through(self.norm, x, noise), inplace=True))
 
 
 class RichGenerator(Generator):
-    """Noise (N, Z, 1, 1) to pictures (N, 3, S, S), with like.blocks residual blocks at every size
-    but the last, if like.full_fm with so many maps at the last, normalised and rectified as the
-    others, which a convolution of 3x3 makes the picture from, and if like.modulate with
-    ModulatedNorm in place of batch norm.
+    """Noise (N, Z, 1, 1) to pictures (N, 3, S, S), with what Generator lacks.
+
+    like.blocks: that many residual blocks at every size but the picture's. like.full_fm: that many
+    maps of the picture's size, normalised and rectified, from which a convolution of 3x3 makes the
+    picture; 0: none. like.modulate: ModulatedNorm in place of batch norm.
     """
 
     def __init__(self, image_size: int, noise_size: int, fm: int, like: Layers) -> None:
@@ -300,8 +299,8 @@ def init_he(net: Module) -> None:
 
 
 def by_fan_in(net: Module, lr: float | Tensor) -> list[dict[str, Any]]:
-    """A network's weights in groups for its optimiser: convolutions of n inputs to a number learn
-    at the rate lr · share, share = 20/√n, everything else at lr.
+    """A network's weights in groups for its optimiser: convolutions whose every output is made of n
+    inputs, their fan-in, learn at the rate lr · share, share = 20/√n, everything else at lr.
 
     In proportion to init_he()'s first weights, so that a step moves all convolutions alike (as the
     equalized learning rate does; Karras et al. 2018, Progressive Growing of GANs, section 4.1).

@@ -35,7 +35,8 @@ def rehearse(root: Path, img: Path) -> None:
     if not GAN.fresh:
         load_checkpoint(img, GAN.settings_now())
     out = Path(tempfile.mkdtemp(prefix="GAN-"))
-    turn = max(GAN.d_every, GAN.g_every)  # batches until both networks have had one
+    # batches until both networks have had one, D with penalties
+    turn = max(GAN.d_every * GAN.gp_every, GAN.g_every)
     # CUDA graphs are made in the fourth turn; elsewhere a second's worth of steps will do
     turn = 5 * turn if machine.device.type == "cuda" else max(turn, 10)
     n = max(min(turn, 20) * GAN.batch_size, 2000)  # enough to tell how fast they are read
@@ -118,7 +119,7 @@ def say_if_long(rate: float, left: int, machine: GAN.Machine) -> None:
     if left / rate > 1800:
         GAN.say(f"At {rate:.0f} pictures/s, this run takes {in_time(left / rate)} from here.")
         recipe = GAN.HERE / "recipes" / "best96.py"
-        if machine.device.type != "cuda" and recipe.exists() and "best96" not in str(sys.argv):
+        if machine.device.type == "cpu" and recipe.exists() and "best96" not in str(sys.argv):
             GAN.say("Without a GPU, faces come soonest with: python GAN.py recipes/best96.py")
 
 

@@ -16,8 +16,9 @@ many), and its generator is measured against those that it has never seen:
   16×16): well below 1, the generator has learnt pictures by heart, or draws no faces yet: grey is
   near to everything.
 
-A row goes to results/search.jsonl, with the settings that are not GAN.py's own; the run stays in
-img/search/NAME. Matched experiments run one at a time on the same cores.
+A row goes to results/search.jsonl, with the settings that are not GAN.py's own (its words mean the
+recipe as it was that day); the run stays in img/search/NAME. Matched experiments run one at a time
+on each core.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def try_out(faces: Path, n: int, name: str, words: list[str]) -> None:
 def table() -> None:
     """All rows as a table in Markdown."""
     names = ["name", "words", "faces", "seed", "minutes", "pictures", "distance", "distance_floor"]
-    names += ["score", "score_floor", "copies"]
+    names += ["score", "score_floor", "copies", "cpu", "cores", "date", "settings"]
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
     for line in RESULTS.read_text("utf-8").splitlines():
         row = json.loads(line)

@@ -272,7 +272,7 @@ def test_a_generator_with_blocks(modulate: bool) -> None:
     torch.testing.assert_close(gen(noise), plain(noise))
 
 
-@pytest.mark.parametrize("upsample", ["transposed", "nearest"])
+@pytest.mark.parametrize("upsample", ["transposed", "nearest", "bilinear"])
 @pytest.mark.parametrize("size, deep_side", [(64, 4), (96, 4), (96, 6)])
 def test_a_generator_with_maps_of_full_size(size: int, deep_side: int, upsample: str) -> None:
     """Five of them; below them it is the generator that it would be without."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 import GAN
@@ -160,6 +162,18 @@ def test_turns_count_over_the_whole_run(gan: Run, faces: Path, tmp_path: Path) -
     saved = checkpoint(tmp_path / "img")
     steps = {key: saved["parts"][key]["state"][0]["step"].item() for key in ("opt_d", "opt_g")}
     assert steps == {"opt_d": 3, "opt_g": 2}
+
+
+def test_curves_without_a_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A network that had no turn so far has no curve, and no place in the legend."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: drawn.append(figure))
+    history = [{"epoch": 1, "loss_d": 0.5, "loss_g": None, "score": None}]
+    GAN.save_curves(tmp_path / "loss.png", history)
+    (axis,) = drawn[0].axes
+    (line,) = axis.lines
+    assert line.get_label() == "discriminator (loss_d)"
+    assert line.get_xydata().tolist() == [[1, 0.5]]
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
@@ -443,7 +457,9 @@ def test_gan_alone_in_an_empty_folder(faces: Path, tmp_path: Path) -> None:
     assert "40 pictures" in said and "epoch 2/2" in said and "epoch 1/2" not in said
     assert "without settings.py beside it" in run("--n_epoch=3", code=1)
     set_at_its_top(script, "--loss=hinge", "--n_epoch=3")
-    assert "need objectives.py and networks.py" in run(code=1)
+    assert "need the files beside GAN.py" in run(code=1)
+    set_at_its_top(script, "--loss=bce", "--dry_run=True")
+    assert "need the files beside GAN.py" in run(code=1)
     assert not any(elsewhere.iterdir())
 
 
@@ -489,6 +505,10 @@ def test_dry_run(gan: Run, faces: Path, tmp_path: Path) -> None:
     seconds = hours * 3600 + minutes * 60 + rest
     assert epochs == 2_000_000
     assert seconds == pytest.approx(2_000_000 * 40 / rate, rel=0.1)
+    many = gan(*words, "--r1=1", "--gp_every=12", "--n_epoch=1").stdout
+    costly = Path(found(r"See (\S+) for", many)[0])
+    assert int(rows(costly)[-1]["images"]) >= 2 * 12 * 8  # D with penalties in either half
+    shutil.rmtree(costly)
     out = Path(found(r"See (\S+) for", said)[0])
     assert {"real.png", "epoch-1.png", "losses.csv"} <= {path.name for path in out.iterdir()}
     shutil.rmtree(out)
@@ -507,6 +527,9 @@ def test_long_runs_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "At 100 pictures/s, this run takes 3:01:00" in said
     assert "python GAN.py recipes/best96.py" in said
+    mac = dataclasses.replace(machine, device=torch.device("mps"))
+    rehearse.say_if_long(100, 100 * 3600, mac)
+    assert "best96" not in capsys.readouterr().out
 
 
 def test_a_long_run_announces_itself(gan: Run, faces: Path, tmp_path: Path) -> None:
