@@ -173,7 +173,7 @@ def test_curves_without_a_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     (axis,) = drawn[0].axes
     (line,) = axis.lines
     assert line.get_label() == "discriminator (loss_d)"
-    assert line.get_xydata().tolist() == [[1, 0.5]]
+    np.testing.assert_array_equal(line.get_xydata(), [[1, 0.5]])
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
