@@ -95,8 +95,6 @@ def check_weights(s: Dict) -> None:
 
 def check_stages(s: Dict) -> None:
     """UserError if no networks can be built that way."""
-    if s["deep_side"] == 6 and s["image_size"] not in (48, 96, 192):
-        raise UserError("deep_side=6 is for image_size 48, 96 and 192: others want --deep_side=4")
     stages = GAN.convolutions(s["image_size"], 1, 1, GAN.Layers(deep_side=s["deep_side"]))
     if s["grow"] > (most := len(stages) - 2):  # the deepest two are there from the start
         raise UserError(f"grow must be {most} at most for this image_size and deep_side")

@@ -457,9 +457,9 @@ def test_gan_alone_in_an_empty_folder(faces: Path, tmp_path: Path) -> None:
     assert "40 pictures" in said and "epoch 2/2" in said and "epoch 1/2" not in said
     assert "without settings.py beside it" in run("--n_epoch=3", code=1)
     set_at_its_top(script, "--loss=hinge", "--n_epoch=3")
-    assert "need the files beside GAN.py" in run(code=1)
+    assert "need the files that come with GAN.py" in run(code=1)
     set_at_its_top(script, "--loss=bce", "--dry_run=True")
-    assert "need the files beside GAN.py" in run(code=1)
+    assert "need the files that come with GAN.py" in run(code=1)
     assert not any(elsewhere.iterdir())
 
 
