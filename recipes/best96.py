@@ -9,8 +9,8 @@ eighth of the batch (more and smaller steps), at five times the rate, which fall
 
 On one core of an AMD EPYC (Zen 4, bf16, torch 2.14.1), from 23,399 drawn faces, seeds 0, 1 and 2:
 Fréchet distance 68.2, 86.3 and 63.4 to 5,000 others (EfficientNet-Lite0, floor 5.5; report.md),
-119 to 125 pictures a second. In 110 minutes on two such cores, with more feature maps
-(--minutes=110 --gen_fm=32 --dis_fm=24), seed 0: 33.3.
+119 to 125 pictures a second. In 110 minutes (--minutes=110), seed 0: 36.3, and 33.3 on two such
+cores with more feature maps (--gen_fm=32 --dis_fm=24); the report's own settings on one: 285.5.
 """
 
 img_dir = "img/best96"
