@@ -336,8 +336,8 @@ def convolutions(image_size: int, fm: int, end: int, like: Layers) -> list[tuple
     while image_size > 3 * side:
         fms, side = [2 * fms[0], *fms], 2 * side
     if image_size not in (2 * side, 3 * side):
-        sizes = f"{2 * start}·2^k or {3 * start}·2^k for deep_side={start}"  # which is 4 or 6
-        raise UserError(f"image_size must be {sizes}, not {image_size}: try deep_side={10 - start}")
+        sizes = "8·2^k or 12·2^k for deep_side=4, 12·2^k or 18·2^k for deep_side=6"
+        raise UserError(f"image_size must be {sizes}, not {image_size} (deep_side={start})")
     double, triple = (kernel, 2, kernel // 2 - (kernel == 4)), (5, 3, 1)
     doubling = [(deep, shallow, *double) for deep, shallow in pairwise(fms)]
     last = fm, 3, *(double if image_size == 2 * side else triple)

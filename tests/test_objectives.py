@@ -541,7 +541,7 @@ def test_what_changes_a_run(gan: Run, faces: Path, tmp_path: Path) -> None:
         ("--grow=1 --dis_norm=spectral", "grow begins with weights of 0"),
         ("--kernel=3", "kernel must be one of 4, 5"),
         ("--upsample=bilinear --kernel=5", "has a kernel of its own"),
-        ("--deep_side=6 --image_size=64", "for deep_side=6, not 64: try deep_side=4"),
+        ("--deep_side=6 --image_size=64", "8·2^k or 12·2^k for deep_side=4, 12·2^k"),
         ("--r1=-1", "r1 must be a number from 0 up"),
         ("--dis_dropout=1", "dis_dropout must be a number from 0 to below 1"),
         ("--beta1=0.5", "is it beta1_"),
