@@ -66,7 +66,7 @@ dis_fm = 32  # feature maps after the discriminator's first layer; 128 in the pa
 deep_side = 4  # of the deepest feature maps: 4, or 6 (sizes of 3·2^k are doubled all the way)
 kernel = 4  # of the convolutions that halve or double the side: 4, or 5
 full_fm = 0  # feature maps as large as the picture, which the generator makes it from; 0: none
-grow = 0  # stages that both networks, at first of smaller pictures, gain in a run's first half
+grow = 0  # progressively: stages that both networks gain in the middle of a run; 0: none
 blocks = 0  # extra residual 3x3 convolutions at every size below the picture's, in both networks
 upsample = "transposed"  # in the generator: convolutions; "nearest", "bilinear": without weave
 modulate = False  # True: the noise also scales and shifts the generator's feature maps
@@ -86,7 +86,7 @@ optim_g = "adam"  # the generator's optimiser: "adam" or "sgd"
 optim_d = "adam"  # the discriminator's
 lr_g = 2e-4  # learning rate of the generator
 lr_d = 2e-4  # learning rate of the discriminator
-lr_by_fan_in = False  # True: D's convolutions of fan-in n learn at lr_d · 20 / √n
+lr_by_fan_in = False  # True: D's convolutions of fan-in n learn at lr_d · 20 / √n (equalized)
 lr_decay = "none"  # "linear" or "cosine": both rates fall, to 0 at the end of the run
 beta1_g = 0.5  # Adam's memory of the gradient: with its usual 0.9, GANs oscillate
 beta1_d = 0.5  # the same for the discriminator's
@@ -100,10 +100,10 @@ ema = 50_000  # half-life of the generator's moving average, in pictures; 0: no 
 gp = 0.0  # weight λ of a penalty that draws |∇D| towards 1 between pictures; wgan-gp wants 10
 r1 = 0.0  # weight γ of a penalty on |∇D|² at real pictures; rpgan wants both
 r2 = 0.0  # weight γ of the same at drawn pictures
-gp_every = 1  # turns of the discriminator to one with penalties, which then weigh so much more
-gp_growth = 1.0  # times the penalties' weights, in the end; they grow in the course of the run
+gp_every = 1  # turns of D to one with penalties (lazy), which then weigh so much more
+gp_growth = 1.0  # times the penalties' weights, in the end, up to which they grow exponentially
 label_smoothing = 0.0  # bce: real pictures' label is 1 less this
-augment = False  # True: all that D sees is recoloured, shifted and cut, for few or plain pictures
+augment = False  # True: all D sees is recoloured, shifted and cut (DiffAugment), for few pictures
 instance_noise = 0.0  # deviation, at first, of noise on all that D sees (-1 to 1); falls to 0
 
 # how good it is
@@ -643,7 +643,7 @@ def snapshot(parts: Dict, rng: Rng, progress: Progress, settings: Dict) -> Dict:
     return tree_map(lambda x: x.to("cpu", copy=True) if isinstance(x, Tensor) else x, whole)
 
 
-def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Progress:
+def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, settings: Dict) -> Progress:
     """Put networks, optimisers and random state back to a checkpoint; returns how far it was."""
     for name, part in parts.items():
         rules = [*map(dict, part.param_groups)] if isinstance(part, Optimizer) else []
@@ -665,9 +665,9 @@ def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, batch: int) -> Pro
     else:
         say("The checkpoint comes from another kind of device: other random numbers from here on.")
         rng.manual_seed(p.step)
-    before = len(p.order), min(saved["settings"]["batch_size"], len(p.order))
-    if p.batch and before != (len(data), batch):
-        say(f"The batches are others than before: epoch {p.epoch} begins again.")
+    same = (saved["settings"][k] == settings[k] for k in ("batch_size", "d_every", "g_every"))
+    if p.batch and not (len(p.order) == len(data) and all(same)):
+        say(f"Batches or turns are others than before: epoch {p.epoch} begins again.")
         p.batch = 0
     return p
 
@@ -792,7 +792,7 @@ def train(
     rng = Rng(machine.device).manual_seed(seed)
     some = data[torch.randperm(len(data), generator=Rng().manual_seed(0))[:64].to(data.device)]
     p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
-    p = restore(saved, parts, rng, data, batch) if saved else p
+    p = restore(saved, parts, rng, data, settings) if saved else p
     folder.recognise(p, some)
     about = partial(save_settings, settings=settings, machine=machine, n_pictures=len(data))
     real_png = partial(save_grid, pictures=to_real(some, machine).cpu())

@@ -280,7 +280,9 @@ class GrowingDiscriminator(Growing, Discriminator):
 
 @torch.no_grad()
 def init_dcgan(net: Module) -> None:
-    """First weights of the DCGAN paper: N(0, 0.02), batch norm's N(1, 0.02), biases 0."""
+    """First weights of the DCGAN paper, N(0, 0.02), batch norm's, as in its code, N(1, 0.02), and
+    biases 0.
+    """
     for name, values in net.named_parameters():
         if name.endswith("bias"):
             values.zero_()

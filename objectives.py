@@ -1,4 +1,4 @@
-"""What GAN.py can train for beside the report's binary cross entropy; imported when it is asked to.
+"""What GAN.py can train for beside the report's binary cross entropy.
 
 Losses take logits (N,) to a number; penalties are on the discriminator's gradient; augmented()
 changes what the discriminator sees. choose() builds the Objective that the settings ask for, and
@@ -48,7 +48,11 @@ def relativistic_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 def relativistic_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
-    """E softplus(-(D(G(z)) - D(x))): the same with the roles exchanged."""
+    """E softplus(-(D(G(z)) - D(x))): the same with the roles exchanged.
+
+    In GAN.py, D(x) is what D said in its own turn, before it learnt from it: a pass saved, where
+    Huang et al. ask D anew.
+    """
     return F.softplus(real_logits - fake_logits).mean()
 
 
@@ -168,7 +172,7 @@ def choose(settings: dict[str, Any], batch: int, parts: dict[str, Any] | None = 
     if loss == "wgan-gp" and not gp:
         wrong.append("loss=wgan-gp needs gp above 0: --gp=10 is the paper's")
     if loss == "rpgan" and not (r1 or r2):
-        wrong.append("loss=rpgan needs r1 and r2 above 0: --r1=1 --r2=1, say")
+        wrong.append("loss=rpgan needs r1 or r2 above 0: --r1=1 --r2=1, say (R3GAN has both)")
     if smoothing and not loss.startswith("bce"):
         wrong.append("label_smoothing is for loss=bce and loss=bce-sum")
     for name in ("gp_every", "gp_growth"):

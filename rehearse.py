@@ -69,7 +69,7 @@ def rehearse(root: Path, img: Path) -> None:
     say(f"time: {in_time(reading)} to read them, once; {long} to train")
     many = f"{epochs:.1f}".removesuffix(".0")
     say(f"  {many} epochs at {rate:.0f} pictures/s on {machine.name}")
-    say("  (grids and scores left out)")
+    say(f"  (grids and scores left out{'; faster until the networks grow' if GAN.grow else ''})")
     used, there = memory(machine.device)
     say(f"memory: {used / 1e9:.1f} GB of {there / 1e9:.1f} GB")
     if used > there:

@@ -119,7 +119,8 @@ def compare(out: Path, old: dict[str, Any], settings: dict[str, Any]) -> None:
     fixed |= {"lr_by_fan_in": False, "gp_growth": 1.0}
     old = GAN.DCGAN._asdict() | fixed | old
     changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
-    if other := ", ".join(changed[name] for name in SHAPES if name in changed):
+    layers = SHAPES + ["dis_dropout"] * (0 in (old["dis_dropout"], settings["dis_dropout"]))
+    if other := ", ".join(changed[name] for name in layers if name in changed):
         raise UserError(
             f"{show(out)} holds a run of other networks or optimisers ({other}): {WAYS_OUT}."
         )

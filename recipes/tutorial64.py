@@ -1,8 +1,8 @@
 """PyTorch's DCGAN tutorial, at 64x64: batch norm in both networks, no biases, five epochs.
 
-The tutorial trains on CelebA, and expects D's answers to end near 1/2. One thing differs here: G
-learns from new noise, where the tutorial takes the batch that D has just seen. On 28,399 faces it
-took 45 minutes on one core with bf16: faces with eyes and hair, some smeared (report.md).
+The tutorial trains on CelebA, and expects D's answers to end near 1/2. On 28,399 faces it took 45
+minutes on one core with bf16: faces with eyes and hair, some smeared (report.md; measured while G
+still learnt from new noise in place of, as in the tutorial, the pictures that D has just seen).
 """
 
 img_dir = "img/tutorial64"

@@ -537,7 +537,7 @@ def test_what_changes_a_run(gan: Run, faces: Path, tmp_path: Path) -> None:
         ("--gp_growth=4", "gp_growth is for penalties"),
         ("--r1=1 --gp_growth=0", "gp_growth must be a number above 0"),
         ("--loss=wgan-gp", "loss=wgan-gp needs gp above 0: --gp=10"),
-        ("--loss=rpgan", "loss=rpgan needs r1 and r2 above 0: --r1=1"),
+        ("--loss=rpgan", "loss=rpgan needs r1 or r2 above 0: --r1=1"),
         ("--grow=1 --dis_norm=spectral", "grow begins with weights of 0"),
         ("--kernel=3", "kernel must be one of 4, 5"),
         ("--upsample=bilinear --kernel=5", "has a kernel of its own"),

@@ -306,12 +306,38 @@ def test_settings_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Path) -> N
     assert "gen_fm 4 -> 5" in said and "dis_norm 'none' -> 'batch'" in said
     assert "--img_dir" in said and "--fresh" in said and len(said.strip().split("\n")) == 1
     assert (tmp_path / "img" / "checkpoint.pt").read_bytes() == before
+    said = gan(*words, "--n_epoch=2", "--dis_dropout=0.2", code=1).stderr
+    assert "other networks" in said and "dis_dropout 0.0 -> 0.2" in said
 
     said = gan(*words, "--n_epoch=2", "--lr_g=1e-30", "--seed=5", "--ema=200").stdout
     assert "lr_g 0.0002 -> 1e-30" in said and "seed 0 -> 5, too late" in said
     saved = checkpoint(tmp_path / "img")
     assert saved["parts"]["opt_g"]["param_groups"][0]["lr"] == 1e-30
     assert "average" in saved["parts"]  # switched on, it starts from the generator
+
+
+def test_another_share_of_dropout_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--dis_dropout=0.2"]
+    gan(*words, "--n_epoch=1")
+    said = gan(*words[:1], "--n_epoch=2", "--dis_dropout=0.4").stdout
+    assert "dis_dropout 0.2 -> 0.4" in said and len(rows(tmp_path / "img")) == 2
+
+
+def test_other_turns_in_the_middle_of_an_epoch(gan: Run, faces: Path, tmp_path: Path) -> None:
+    """Its losses so far are sums over turns that the new settings don't count."""
+    words = [f"--data_dir={faces}", "--d_every=1", "--save_every=1"]
+    gan(*words, "--g_every=5", "--n_epoch=1")
+    saved = checkpoint(tmp_path / "img")
+    saved["progress"] |= {"batch": 3, "step": 8, "images": 64, "sums": torch.full((4,), 1e3)}
+    torch.save(saved, path := tmp_path / "img" / "checkpoint.pt")
+    same = tmp_path / "same"
+    shutil.copytree(path.parent, same)
+    said = gan(*words, "--g_every=1", "--n_epoch=2").stdout
+    assert "epoch 2 begins again" in said
+    assert all(float(rows(path.parent)[1][k]) < 100 for k in ("loss_d", "loss_g"))
+    said = gan(*words, "--g_every=5", "--n_epoch=2", f"--img_dir={same}").stdout
+    assert "begins again" not in said and float(rows(same)[1]["loss_g"]) > 1000
+    assert [row["images"] for row in rows(same)] == ["40", "80"]
 
 
 def test_other_pictures_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Path) -> None:
@@ -606,13 +632,13 @@ def test_adam_goes_on_from_another_memory_layout() -> None:
         opt.step()
         progress = GAN.Progress(torch.zeros(64, 1, 1, 1), torch.arange(1), torch.zeros(4))
         rng = torch.Generator()
-        checkpoint: dict[str, object] = {"settings": {"batch_size": 1, "noise_size": 1}}
+        checkpoint: dict[str, object] = {"settings": {"noise_size": 1}}
         checkpoint |= {"parts": {"dis": saved.state_dict(), "opt_d": opt.state_dict()}}
         checkpoint |= {"progress": vars(progress), "device": "cpu", "rng": rng.get_state()}
         dis = GAN.Discriminator(32, 4).to(memory_format=torch.channels_last)
         opt = torch.optim.Adam(dis.parameters(), 1e-3, fused=True)
         parts = {"dis": dis, "opt_d": opt}
-        GAN.restore(checkpoint, parts, rng, torch.zeros(1), 1)
+        GAN.restore(checkpoint, parts, rng, torch.zeros(1), {})
         dis(torch.randn(4, 3, 32, 32, generator=rng.manual_seed(1))).sum().backward()
         opt.step()
         results.append([weight.detach().clone() for weight in dis.parameters()])
