@@ -174,7 +174,11 @@ def draw(folder: Path, n: int = 4096, size: int = 192, seed: int = 0) -> None:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        part.rename(folder)
+        try:
+            part.rename(folder)
+        except OSError:
+            if not any(folder.glob("*.png")):  # by another process, which was sooner
+                raise
 
 
 def draw_if_missing(folder: Path, n: int, say: Callable[[str], object]) -> None:

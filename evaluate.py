@@ -367,8 +367,8 @@ class Scorer:
         variety: the distance from a drawn picture to the nearest other one, in features, the median
         of a thousand, in multiples of the same among real pictures. novelty: the distance from a
         drawn picture, or its mirror image, to the nearest training picture, in 16×16 pixels, the
-        median, in multiples of the same among training pictures. Both are 0 at worst, and 1 where
-        drawn pictures are like real ones.
+        median, in multiples of the same among training pictures, without mirror images. Both are 0
+        at worst, and about 1 where drawn pictures are like real ones.
         """
         pictures = torch.cat(list(draw(gen, self.noise)))
         features = look(self.network, [pictures[: self.n]])[0]
@@ -399,8 +399,11 @@ def scorer_of_run(
 
 
 def comparable(history: list[Row]) -> list[Row]:
-    """The rows with a score by the same network on the same pictures as the last: of its floor."""
-    return [row for row in history if row.get("score") and row["floor"] == history[-1]["floor"]]
+    """The rows with a score by the same network on the same pictures as the last: of its floor,
+    which another machine rounds differently.
+    """
+    scored, floor = [row for row in history if row.get("score")], history[-1]["floor"]
+    return [row for row in scored if math.isclose(row["floor"], floor, rel_tol=1e-3)]
 
 
 def is_best(history: list[Row]) -> bool:
@@ -551,11 +554,20 @@ def load_networks(args: argparse.Namespace, machine: GAN.Machine) -> dict[str, A
     return networks
 
 
+def load_pictures(path: Path, side: int, out: Path) -> Tensor:
+    """All pictures of a folder or zip file, uint8 (N, side, side, 3); says which can't be read."""
+    pictures, skipped = GAN.load_pictures(path.absolute(), side, out)
+    if skipped:
+        print(f"{len(skipped)} pictures of {path} can't be read:", *skipped[:10], sep="\n  ")
+    return pictures
+
+
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what the command line names; print it, write JSON and figure, and return the JSON."""
     machine = GAN.choose_machine(args.device, "fp32")
-    out = (args.out or args.what.absolute().parent).absolute()
-    stem = args.what.name if args.what.is_dir() else args.what.stem
+    what = Path(os.path.abspath(args.what))
+    out = (args.out or what.parent).absolute()
+    stem = what.name if what.is_dir() else what.stem
     rng = torch.Generator().manual_seed(0)
     if args.what.suffix == ".pt":
         gen, settings = load_generator(args.what)
@@ -563,9 +575,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         side, there = settings["image_size"], args.n
     else:
         side = args.size
-        pictures, _ = GAN.load_pictures(args.what.absolute(), side, out)
+        pictures = load_pictures(args.what, side, out)
         there = len(pictures)
-    data, _ = GAN.load_pictures(args.data.absolute(), side, out)
+    data = load_pictures(args.data, side, out)
     n = min(args.n, len(data) // 2, there)
     if n < 20:
         raise UserError(

@@ -79,13 +79,15 @@ def no_pictures(root: Path, skipped: Sequence[str] = ()) -> UserError:
     missing = "" if root.exists() else ", which is not there"
     return UserError(
         f"No picture that can be read in {show(root)}{missing}. Put JPEG, PNG, WebP, BMP, GIF or "
-        f"TIFF files there, in folders or zip files, or name another place with --data_dir=..."
+        "TIFF files there, in folders or zip files, or name another place (GAN.py: --data_dir=...)."
         + "".join(f"\n  {line}" for line in skipped[:10])
     )
 
 
-def list_files(root: Path, leave_out: Sequence[Path] = ()) -> Files:
-    """Picture and zip files below root, or root itself, sorted."""
+def list_files(
+    root: Path, leave_out: Sequence[Path] = (), endings: tuple[str, ...] = (*ENDINGS, ".zip")
+) -> Files:
+    """Picture and zip files below root, or root itself, sorted; or those with other endings."""
     names = [str(root)] if root.is_file() else []
     closed: list[OSError] = []  # folders that can't be listed
     seen = {os.path.realpath(path) for path in leave_out if path != root}
@@ -98,18 +100,19 @@ def list_files(root: Path, leave_out: Sequence[Path] = ()) -> Files:
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         names += [os.path.join(folder, name) for name in files if not name.startswith(".")]
-    found, start = [], len(str(root if root.is_dir() else root.parent)) + 1
-    names = [name for name in names if name.lower().endswith((*ENDINGS, ".zip"))]
+    found, start = [], root if root.is_dir() else root.parent
+    names = [name for name in names if name.lower().endswith(endings)]
     gone = NotADirectoryError, FileNotFoundError  # of a root that is a file, or not there
     names += [error.filename for error in closed if not isinstance(error, gone)]
     for name in sorted(names):
         try:
             about = os.stat(name, follow_symlinks=os.path.exists(name))  # broken links: their own
-            found.append((name[start:], about.st_size, about.st_mtime_ns))
+            when = about.st_mtime_ns if os.access(name, os.R_OK) else 0  # once it may be read: new
+            found.append((os.path.relpath(name, start), about.st_size, when))
         except FileNotFoundError:  # it was there just now
             pass
         except OSError:  # reading it will say why
-            found.append((name[start:], 0, 0))
+            found.append((os.path.relpath(name, start), 0, 0))
     return found
 
 
@@ -164,16 +167,18 @@ def decode_all(folder: Path, members: list[Member], side: int, target: str) -> l
     with signals_wait():
         results = iter(load)  # starts the workers
     bad: dict[int, str] = {}
+    done = 0  # which a bar that is not shown doesn't count
     with tqdm(total=len(members), desc="reading pictures", disable=None) as bar:
         try:
             for found in results:
                 bad |= found
+                done += size
                 bar.update(min(size, len(members) - bar.n))
         except RuntimeError as error:
             if "exited unexpectedly" not in str(error):
                 raise
             say("A process that reads pictures was killed (is memory short?): going on with one.")
-            rest = list(enumerate(members))[bar.n :]  # batches come in their order
+            rest = list(enumerate(members))[done:]  # batches come in their order
             for some in (rest[i : i + size] for i in range(0, len(rest), size)):
                 bad |= decode_some(folder, side, target, some)
                 bar.update(len(some))
@@ -191,19 +196,24 @@ def decode_all(folder: Path, members: list[Member], side: int, target: str) -> l
 def find_pictures(root: Path, out: Path, demo: Path, n_demo: int) -> tuple[Path, Files]:
     """Where pictures are, and list_files() there: in root, or avatars in demo if data/ is empty.
 
-    UserError if data/ is empty, and the run in out that is to go on has learnt from others.
+    UserError if it holds other files only, or if it is empty, and the run in out that is to go on
+    has learnt from others.
     """
     files = list_files(root, leave_out=(out, DEMO))
     if not files and root == DEMO.parent and (HERE / "demo_faces.py").exists():
         from demo_faces import draw_if_missing
 
+        for name, *_ in list_files(root, leave_out=(out, DEMO), endings=("",)):
+            if name != "README.md":
+                raise no_pictures(root, [f"{one_line(name)}: its name ends as no picture's does"])
         n = N_DEMO
         with suppress(OSError, ValueError, KeyError, TypeError):
             n = int(json.loads((out / "settings.json").read_text("utf-8"))["pictures"])
         if n != N_DEMO and not GAN.fresh and any(out.glob("checkpoint*.pt")):
             raise UserError(
                 f"{show(root)} is empty, but the run in {show(out)} has learnt from {n:,} pictures."
-                " Put them back, choose another --img_dir, or begin anew with --fresh=True."
+                " Put them back, say where they are, or begin anew with --fresh=True or another"
+                " --img_dir."
             )
 
         draw_if_missing(demo, n_demo, say)

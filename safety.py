@@ -34,7 +34,7 @@ from GAN import UserError, say, show
 
 Writes = dict[Path, Callable[[Path], object]]  # files, and what writes them
 RUN_FILES = "real.png epoch-*.png losses.csv settings.json skipped.txt *.pt"
-RUN_FILES += " real-and-drawn.png timelapse.gif"
+RUN_FILES += " real-and-drawn.png timelapse.gif generator*-scores.json generator*-nearest.png"
 WAYS_OUT = "choose another --img_dir, or begin anew with --fresh=True (the old run moves aside)"
 SHAPES = ["image_size", "noise_size", "gen_fm", "dis_fm", "dis_norm", *GAN.Layers._fields]
 SHAPES += ["optim_g", "optim_d", "lr_by_fan_in"]
@@ -116,7 +116,7 @@ def load_checkpoint(out: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
 def compare(out: Path, old: dict[str, Any], settings: dict[str, Any]) -> None:
     """Say what has changed since a checkpoint; UserError where it can't be gone on from."""
     fixed = {"optim_g": "adam", "optim_d": "adam", "augment": False}  # before they were settings
-    fixed |= {"lr_by_fan_in": False, "gp_growth": 1.0}
+    fixed |= {"lr_by_fan_in": False, "gp_growth": 1.0, "dis_dropout": 0.0}
     old = GAN.DCGAN._asdict() | fixed | old
     changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
     layers = SHAPES + ["dis_dropout"] * (0 in (old["dis_dropout"], settings["dis_dropout"]))
@@ -154,6 +154,7 @@ class RunFolder(GAN.RunFolder):
         """
         super().__init__(path)
         self.lock = FileLock(path / ".lock", thread_local=False)
+        self.held = 0  # that file's number on the disk
         self.hold()
         for left in path.glob(".*.*.tmp"):  # by a process that was killed: it is nobody else's
             if re.fullmatch(r"\..+\.\d+\.tmp", left.name):
@@ -171,15 +172,22 @@ class RunFolder(GAN.RunFolder):
 
     def hold(self) -> None:
         """Lock the folder, also when it has been removed and made anew; UserError if another
-        process has it.
+        process has it, or another run is in it by now.
         """
         lock, process = self.path / ".lock", self.path / ".process"
-        if self.lock.is_locked and lock.exists():
+        there = 0
+        with suppress(OSError):  # it is gone
+            there = lock.stat().st_ino
+        if self.lock.is_locked and there == self.held:
             return
         self.lock.release(force=True)
         self.path.mkdir(parents=True, exist_ok=True)
+        other = self.held and there not in (0, self.held)
+        if other and any(self.path.glob("checkpoint*.pt")):
+            raise UserError(f"another run is in {show(self.path)} by now: move it aside")
         try:
             self.lock.acquire(timeout=0)
+            self.held = lock.stat().st_ino
         except Timeout:
             who = "another process"
             with suppress(OSError):

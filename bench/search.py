@@ -9,7 +9,7 @@ many), and its generator is measured against those that it has never seen:
 
 - distance: Fréchet distance of 5,000 drawn pictures on the last features (1,280) of
   EfficientNet-Lite0 at 224×224 (bench/score.py's "FD, head, 224"); its floor is that of 5,000
-  training pictures;
+  training pictures (with --pictures=2000 of those, which makes it higher);
 - score: the same with evaluate.py's lite0, with its floor;
 - copies: how far the nearest training picture lies from a drawn one, mirrored or not, in units of
   how far it lies from a held-back one (medians of 500, as novelty in losses.csv, on thumbnails of

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+import demo_faces
 import GAN
 import pictures
 
@@ -216,6 +218,21 @@ def test_demo_faces_are_left_out_beside_others(
     colors = make_folder(root)
     assert load(root, tmp_path / "img")[0] == colors
     assert load(root / "demo", tmp_path / "img")[0] == [(1, 2, 3)]  # asked for by name
+
+
+def test_two_processes_draw_demo_faces_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data" / "demo"
+
+    def sooner(drawn: Iterable[None], *_: object, **__: object) -> Iterable[None]:
+        (make_dir(folder) / "0.png").write_bytes(b"another's")
+        return drawn
+
+    monkeypatch.setattr(demo_faces, "tqdm", sooner)
+    demo_faces.draw(folder, n=2, size=48)
+    assert [path.read_bytes() for path in folder.iterdir()] == [b"another's"]
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_cache_notices_every_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -481,6 +481,7 @@ def test_evaluating_a_generator(
     (tmp_path / "few").mkdir()
     for picture in sorted(faces.glob("*.png"))[:3]:
         shutil.copy(picture, tmp_path / "few")
+    (tmp_path / "few" / "bad.png").write_bytes(b"nothing")
     (tmp_path / "no.pt").write_bytes(b"nothing")
     wrong = [generator, faces, f"--weights={tmp_path / 'no.pt'}"]
     for words, expected in (
@@ -495,6 +496,8 @@ def test_evaluating_a_generator(
         with pytest.raises(SystemExit) as end:
             evaluate.main()
         assert str(end.value).startswith("evaluate.py: ") and expected in str(end.value)
+    said = capsys.readouterr().out
+    assert f"1 pictures of {tmp_path / 'few'} can't be read:\n  bad.png: " in said
     assert json.loads((tmp_path / "img" / "generator-scores.json").read_text()) == result
     for what, word, expected in (
         (generator, "--networks=x", "no network is called 'x'"),
@@ -505,6 +508,11 @@ def test_evaluating_a_generator(
         with pytest.raises(SystemExit):
             evaluate.main()
         assert expected in capsys.readouterr().err
+    monkeypatch.chdir(faces)
+    of_two = [".", str(faces), "--networks=lite0", "--n=20", "--size=32", f"--out={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *of_two])
+    evaluate.main()
+    assert json.loads((tmp_path / "faces-scores.json").read_text())["n"] == 20
 
 
 def test_losses_that_are_no_numbers_end_the_run_and_spoil_nothing(
@@ -562,6 +570,8 @@ def test_the_best_is_the_lowest_score_by_the_same_network_on_the_same_pictures()
     history = [unscored, *(row(i, score) for i, score in enumerate(scores, 1))]
     best = [evaluate.is_best(history[: i + 1]) for i in range(1, 6)]
     assert best == [True, True, False, True, True]
+    elsewhere = row(6, 6.5) | {"floor": history[-1]["floor"] * (1 + 1e-6)}
+    assert not evaluate.is_best([*history, elsewhere])
     other = [row(i, score, floor=1) for i, score in ((10, 100.0), (11, 101.0), (12, 99.0))]
     best = [evaluate.is_best([*history, *other[: i + 1]]) for i in range(3)]
     assert best == [True, False, True]

@@ -635,6 +635,27 @@ def test_img_dir_removed_during_the_run(gan: Run, faces: Path, tmp_path: Path, t
     assert len(rows(out)) == 60 and (out / "epoch-60.png").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_img_dir_taken_by_another_run(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--n_epoch=60", "--save_every=10", "--batch_size=4"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    gan(*words, f"--img_dir={whole}")
+    with running(*words, f"--img_dir={out}") as (run, read_until):
+        read_until("epoch 12/60")
+        run.send_signal(signal.SIGSTOP)
+        out.rename(tmp_path / "elsewhere")
+        gan(*words, "--n_epoch=1", f"--img_dir={out}")
+        other = {path.name: path.read_bytes() for path in out.iterdir()}
+        run.send_signal(signal.SIGCONT)
+        said = read_until("Make room or a way for it")
+        assert f"another run is in {out} by now: move it aside" in said
+        assert other == {path.name: path.read_bytes() for path in out.iterdir()}
+        out.rename(tmp_path / "other")
+        read_until("Finished 60 epochs")
+        assert run.wait(60) == 0
+    assert same(checkpoint(whole)["parts"], checkpoint(out)["parts"])
+
+
 def obey_permissions() -> None:
     """Before a program starts: take root's rights to pass over them (Linux's capabilities 1, 2)."""
     for capability in (1, 2):
@@ -677,6 +698,9 @@ def test_data_that_may_only_be_read(faces: Path, tmp_path: Path) -> None:
     assert run.returncode == 0, said
     assert "39 pictures" in said[0] and "00003.png: [Errno 13] Permission denied" in said[0]
     assert sorted(data.iterdir()) == before and list(out.glob(".GAN-all-32.cache"))
+    secret.chmod(0o644)
+    with running(*words, "--fresh", before=obey_permissions) as (run, _):
+        assert "40 pictures" in run.communicate(timeout=60)[0]
 
 
 @pytest.mark.parametrize("hang_up", [True, False])

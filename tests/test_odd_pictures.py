@@ -277,4 +277,8 @@ def test_an_emptied_data_folder_is_no_reason_for_avatars(
     with pytest.raises(GAN.UserError, match="has learnt from 28,399 pictures"):
         pictures.find_pictures(data, out, data / "demo", 2)
     (out / "settings.json").write_text(f'{{"pictures": {pictures.N_DEMO}}}')
+    (data / "README.md").write_text("")
     assert len(pictures.find_pictures(data, out, data / "demo", 2)[1]) == 2
+    (data / "faces.rar").write_text("")
+    with pytest.raises(GAN.UserError, match="rar: its name ends as no picture's does"):
+        pictures.find_pictures(data, out, data / "demo", 2)
