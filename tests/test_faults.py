@@ -412,7 +412,7 @@ def test_two_runs_in_one_folder(gan: Run, faces: Path, tmp_path: Path) -> None:
             assert f"process {run.pid} on " in said and "--img_dir" in said
         assert sorted(path.name for path in out.glob("*.pt")) == before
         remove_in_use(out)  # that frees nothing either
-        read_until("epoch 1000/")
+        read_until("epoch 300/")
         assert f"process {run.pid} on " in gan(*words, code=1).stderr
         run.kill()
         run.wait()
