@@ -172,8 +172,8 @@ def decode_all(folder: Path, members: list[Member], side: int, target: str) -> l
         try:
             for found in results:
                 bad |= found
+                bar.update(min(size, len(members) - done))
                 done += size
-                bar.update(min(size, len(members) - bar.n))
         except RuntimeError as error:
             if "exited unexpectedly" not in str(error):
                 raise

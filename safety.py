@@ -119,6 +119,7 @@ def compare(out: Path, old: dict[str, Any], settings: dict[str, Any]) -> None:
     fixed |= {"lr_by_fan_in": False, "gp_growth": 1.0, "dis_dropout": 0.0}
     old = GAN.DCGAN._asdict() | fixed | old
     changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
+    # Dropout of 0 is no layer, so those behind it have other numbers.
     layers = SHAPES + ["dis_dropout"] * (0 in (old["dis_dropout"], settings["dis_dropout"]))
     if other := ", ".join(changed[name] for name in layers if name in changed):
         raise UserError(
@@ -182,6 +183,7 @@ class RunFolder(GAN.RunFolder):
             return
         self.lock.release(force=True)
         self.path.mkdir(parents=True, exist_ok=True)
+        # Our run went with the folder that our lock lies in; whoever made this one may be done.
         other = self.held and there not in (0, self.held)
         if other and any(self.path.glob("checkpoint*.pt")):
             raise UserError(f"another run is in {show(self.path)} by now: move it aside")
