@@ -5,13 +5,18 @@ Importing it anew takes most of the time of a small run, and the tests make hund
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import runpy
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +24,34 @@ LIBRARIES = "torch torch.utils.data torchvision.utils PIL.ImageOps tqdm filelock
 LIBRARIES += " matplotlib.figure matplotlib.backends.backend_agg torch_fidelity timm"
 
 
-def script(command: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+def obey_permissions() -> None:
+    """Before a program starts: give up root's rights to pass over them (Linux's capabilities 1
+    and 2, CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH).
+    """
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None)
+    assert libc.capget(header, data) == 0
+    for i in (0, 1):  # those in effect, and those that it may take back, at which access() looks
+        data[i] &= ~0b110
+    assert libc.capset(header, data) == 0
+
+
+def script(
+    command: list[str],
+    cwd: str,
+    env: dict[str, str],
+    out: str,
+    err: str,
+    before: Callable[[], Any] | None,
+) -> None:
     """What `python command...` does, in a new process and with output into files."""
+    if before:
+        before()
     for number, path in (1, out), (2, err):
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
-    stdout: Any = sys.stdout  # which writes to number 1
-    stdout.reconfigure(encoding="utf-8")
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors=sys.stdout.errors, closefd=False)
     os.environ.clear()
     os.environ.update(env)
     tempfile.tempdir = None  # TMPDIR may be another one
@@ -54,17 +79,72 @@ def run(
             check=False,
         )
         return done
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LIBRARIES.split())
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        arguments = (words, str(cwd or os.getcwd()), env or dict(os.environ), str(out), str(err))
-        process = context.Process(target=script, args=arguments)
-        process.start()
-        process.join(300)
-        if process.is_alive():
-            process.kill()
-            raise TimeoutError(f"{words} ran for more than 300 seconds")
-        code = process.exitcode
-        texts = [path.read_text("utf-8", "surrogateescape") for path in (out, err)]
-    return subprocess.CompletedProcess(words, -1 if code is None else code, *texts)
+    running = Running(words, cwd, env)
+    try:
+        said = running.communicate(300)
+        return subprocess.CompletedProcess(words, running.returncode, *said)
+    finally:
+        running.close()
+
+
+class Running:
+    """`python command...` at work: of subprocess.Popen(stdout=PIPE, stderr=PIPE, text=True) what
+    the tests need. before() is called first, in the new process, and must be picklable.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[object],
+        cwd: object = None,
+        env: dict[str, str] | None = None,
+        before: Callable[[], Any] | None = None,
+    ) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(LIBRARIES.split())
+        self.folder = Path(tempfile.mkdtemp())
+        out, self.err = self.folder / "out", self.folder / "err"
+        os.mkfifo(out)
+        words, place = [str(word) for word in command], str(cwd or os.getcwd())
+        arguments = (words, place, env or dict(os.environ), str(out), str(self.err), before)
+        self.process = context.Process(target=script, args=arguments)
+        self.process.start()
+        self.pid = self.process.pid or 0
+        self.stdout = out.open(encoding="utf-8", errors="surrogateescape")
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    @property
+    def returncode(self) -> int:
+        code = self.process.exitcode
+        assert code is not None, "it is still running"
+        return code
+
+    def wait(self, timeout: float) -> int:
+        self.process.join(timeout)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self.poll() is None:
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """What is left of its output, and all that it has written to stderr, when it has ended;
+        it is killed after so many seconds.
+        """
+        alarm = threading.Timer(timeout, self.kill)
+        alarm.start()
+        said = self.stdout.read()
+        self.wait(timeout)
+        alarm.cancel()
+        return said, self.err.read_text("utf-8", "surrogateescape")
+
+    def close(self) -> None:
+        self.kill()
+        self.stdout.close()
+        self.process.join()
+        shutil.rmtree(self.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -20,6 +21,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+import forked
 import GAN
 import rehearse
 from conftest import ROOT, TINY, Run, found
@@ -249,27 +251,24 @@ def test_pictures_grow(gan: Run, faces: Path, tmp_path: Path) -> None:
 def test_interrupted_anywhere_it_goes_on_as_if_nothing_had_happened(
     gan: Run, faces: Path, tmp_path: Path, number: signal.Signals, more: str
 ) -> None:
-    words = [f"--data_dir={faces}", "--n_epoch=60", "--batch_size=4", "--g_every=3", "--flip"]
+    words = [f"--data_dir={faces}", "--n_epoch=24", "--batch_size=4", "--g_every=3", "--flip"]
     words += more.split()
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     gan(*words, f"--img_dir={whole}")
-    command = [sys.executable, str(ROOT / "GAN.py"), *TINY, *words, f"--img_dir={parts}"]
+    command = [ROOT / "GAN.py", *TINY, *words, f"--img_dir={parts}", "--fresh=False"]
     stops = 0
-    for wait_for in ("epoch 2/60", "epoch 9/60", "epoch 30/60"):
-        with subprocess.Popen(
-            [*command, "--fresh=False"], stdout=subprocess.PIPE, text=True
-        ) as run:
-            assert run.stdout
+    for wait_for in ("epoch 2/24", "epoch 6/24", "epoch 12/24"):
+        with contextlib.closing(forked.Running(command)) as run:
             said = ""
             while wait_for not in said and (line := run.stdout.readline()):
                 said += line
             time.sleep(0.02)  # into an epoch
             run.send_signal(number)
-            said += run.stdout.read()
+            said += run.communicate(60)[0]
         if run.returncode == 128 + number:
             stops += 1
             where = re.search(r"Stopped in epoch (\d+) with everything saved", said)
-            assert where and "To go on: python" in said and "--n_epoch=60" in said
+            assert where and "To go on: python" in said and "--n_epoch=24" in said
             assert "--fresh" not in said
             assert int(checkpoint(parts)["progress"]["epoch"]) == int(where.group(1))
         else:
@@ -559,15 +558,14 @@ def test_long_runs_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_long_run_announces_itself(gan: Run, faces: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "GAN.py"), *TINY, f"--data_dir={faces}"]
-    command += [f"--img_dir={tmp_path / 'img'}", "--n_epoch=100000000", "--save_every=1000000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
-        assert run.stdout
+    command = [ROOT / "GAN.py", *TINY, f"--data_dir={faces}", f"--img_dir={tmp_path / 'img'}"]
+    command += ["--n_epoch=100000000", "--save_every=1000000"]
+    with contextlib.closing(forked.Running(command)) as run:
         said = ""
         while "this run takes" not in said and "epoch 9999/" not in said:
             said += run.stdout.readline()
         run.send_signal(signal.SIGINT)
-        said += run.stdout.readline() + run.stdout.read()
+        said += run.communicate(60)[0]
     assert re.search(r"At \d+ pictures/s, this run takes \d+:\d+:\d+ from here", said)
     assert "python GAN.py recipes/best96.py" in said
 
