@@ -13,8 +13,11 @@ many), and its generator is measured against those that it has never seen:
 - score: the same with evaluate.py's lite0, with its floor;
 - copies: how far the nearest training picture lies from a drawn one, mirrored or not, in units of
   how far it lies from a held-back one (medians of 500, as novelty in losses.csv, on thumbnails of
-  16×16): well below 1, the generator has learnt pictures by heart, or draws no faces yet: grey is
-  near to everything.
+  16×16): well below 1, the generator has learnt pictures by heart, or draws faces plainer than real
+  ones, or none yet: grey is near to everything;
+- learnt: the share of the drawn pictures whose nearest one, among as many training pictures as held
+  back ones (5,000 each, or 2,000), is of those it learnt from: 0.5, give or take 0.01, if it knows
+  them no better than others, however plain it draws (rows since 2026-11-28).
 
 A row goes to results/search.jsonl, with the settings that are not GAN.py's own (its words mean the
 recipe as it was that day); the run stays in img/search/NAME. Matched experiments run one at a time
@@ -131,8 +134,12 @@ class Judge:
         one, other = (
             evaluate.nearest_pictures(x[:500], known)[0].median() for x in (drawn, self.held)
         )
-        names = ["distance", "score", "distance_floor", "score_floor", "copies"]
-        return {k: round(v, 2) for k, v in zip(names, [*found, float(one / other)], strict=True)}
+        n = min(len(self.train), len(self.held))
+        as_many = torch.cat([known[:n], evaluate.thumbnails(self.held[:n])])
+        _, index, _ = evaluate.nearest_pictures(drawn, as_many)
+        names = ["distance", "score", "distance_floor", "score_floor", "copies", "learnt"]
+        found += [float(one / other), float((index < n).float().mean())]
+        return {name: round(value, 3) for name, value in zip(names, found, strict=True)}
 
 
 def try_out(faces: Path, n: int, name: str, words: list[str]) -> None:
@@ -161,11 +168,11 @@ def try_out(faces: Path, n: int, name: str, words: list[str]) -> None:
 def table() -> None:
     """All rows as a table in Markdown."""
     names = ["name", "words", "faces", "seed", "minutes", "pictures", "distance", "distance_floor"]
-    names += ["score", "score_floor", "copies", "cpu", "cores", "date", "settings"]
+    names += ["score", "score_floor", "copies", "learnt", "cpu", "cores", "date", "settings"]
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
     for line in RESULTS.read_text("utf-8").splitlines():
         row = json.loads(line)
-        print(f"| {' | '.join(str(row[name]) for name in names)} |")
+        print(f"| {' | '.join(str(row.get(name, '')) for name in names)} |")
 
 
 def main() -> None:
