@@ -16,8 +16,9 @@ many), and its generator is measured against those that it has never seen:
   16×16): well below 1, the generator has learnt pictures by heart, or draws faces plainer than real
   ones, or none yet: grey is near to everything;
 - learnt: the share of the drawn pictures whose nearest one, among as many training pictures as held
-  back ones (5,000 each, or 2,000), is of those it learnt from: 0.5, give or take 0.01, if it knows
-  them no better than others, however plain it draws (rows since 2026-11-28).
+  back ones (5,000 each, or 2,000), is of those it learnt from: 0.5 if it knows them no better than
+  others, however plain it draws; give or take 0.04, as some 150 plain pictures get most of the
+  hits (rows since 2026-11-28).
 
 A row goes to results/search.jsonl, with the settings that are not GAN.py's own (its words mean the
 recipe as it was that day); the run stays in img/search/NAME. Matched experiments run one at a time
