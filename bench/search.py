@@ -13,8 +13,8 @@ many), and its generator is measured against those that it has never seen:
 - score: the same with evaluate.py's lite0, with its floor;
 - copies: how far the nearest training picture lies from a drawn one, mirrored or not, in units of
   how far it lies from a held-back one (medians of 500, as novelty in losses.csv, on thumbnails of
-  16×16): well below 1, the generator has learnt pictures by heart, or draws faces plainer than real
-  ones, or none yet: grey is near to everything;
+  16×16): well below 1, the generator has learnt pictures by heart, draws plainer faces than real
+  ones, or none yet (grey is near to everything);
 - learnt: the share of the drawn pictures whose nearest one, among as many training pictures as held
   back ones (5,000 each, or 2,000), is of those it learnt from: 0.5 if it knows them no better than
   others, however plain it draws; give or take 0.04, as some 150 plain pictures get most of the

@@ -28,7 +28,8 @@ def obey_permissions() -> None:
     """Before a program starts: give up root's rights to pass over them (Linux's capabilities 1
     and 2, CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH).
     """
-    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    version = 0x20080522  # of capget()'s structures: the third, two words for each set
+    header, data = (ctypes.c_uint32 * 2)(version, 0), (ctypes.c_uint32 * 6)()
     libc = ctypes.CDLL(None)
     assert libc.capget(header, data) == 0
     for i in (0, 1):  # those in effect, and those that it may take back, at which access() looks
@@ -44,7 +45,7 @@ def script(
     err: str,
     before: Callable[[], Any] | None,
 ) -> None:
-    """What `python command...` does, in a new process and with output into files."""
+    """What `python command...` does, in a new process and with output into a pipe and a file."""
     if before:
         before()
     for number, path in (1, out), (2, err):
