@@ -45,11 +45,11 @@ def script(
     err: str,
     before: Callable[[], Any] | None,
 ) -> None:
-    """What `python command...` does, in a new process and with output into a pipe and a file."""
+    """What `python command...` does, in a new process and with output into two pipes."""
     if before:
         before()
     for number, path in (1, out), (2, err):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT)
+        file = os.open(path, os.O_WRONLY)
         os.dup2(file, number)
         os.close(file)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors=sys.stdout.errors, closefd=False)
@@ -80,12 +80,9 @@ def run(
             check=False,
         )
         return done
-    running = Running(words, cwd, env)
-    try:
+    with contextlib.closing(Running(words, cwd, env)) as running:
         said = running.communicate(300)
         return subprocess.CompletedProcess(words, running.returncode, *said)
-    finally:
-        running.close()
 
 
 class Running:
@@ -103,14 +100,17 @@ class Running:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(LIBRARIES.split())
         self.folder = Path(tempfile.mkdtemp())
-        out, self.err = self.folder / "out", self.folder / "err"
-        os.mkfifo(out)
+        paths = [self.folder / name for name in ("out", "err")]
+        for path in paths:
+            os.mkfifo(path)
         words, place = [str(word) for word in command], str(cwd or os.getcwd())
-        arguments = (words, place, env or dict(os.environ), str(out), str(self.err), before)
+        arguments = (words, place, env or dict(os.environ), *map(str, paths), before)
         self.process = context.Process(target=script, args=arguments)
         self.process.start()
         self.pid = self.process.pid or 0
-        self.stdout = out.open(encoding="utf-8", errors="surrogateescape")
+        self.stdout, self.stderr = (
+            path.open(encoding="utf-8", errors="surrogateescape") for path in paths
+        )
 
     def poll(self) -> int | None:
         return self.process.exitcode
@@ -134,18 +134,25 @@ class Running:
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float) -> tuple[str, str]:
-        """What is left of its output, and all that it has written to stderr, when it has ended;
-        it is killed after so many seconds.
+        """What is left of its output and of its errors, when it has ended; TimeoutError, and it is
+        killed, after so many seconds.
         """
+        errors = list[str]()
+        reader = threading.Thread(target=lambda: errors.append(self.stderr.read()))
         alarm = threading.Timer(timeout, self.kill)
+        reader.start()
         alarm.start()
         said = self.stdout.read()
+        reader.join()
         self.wait(timeout)
+        if alarm.finished.is_set():
+            raise TimeoutError(f"it ran for more than {timeout} seconds: {said}{errors}")
         alarm.cancel()
-        return said, self.err.read_text("utf-8", "surrogateescape")
+        return said, errors[0]
 
     def close(self) -> None:
         self.kill()
         self.stdout.close()
+        self.stderr.close()
         self.process.join()
         shutil.rmtree(self.folder)

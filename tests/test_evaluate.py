@@ -399,12 +399,12 @@ def test_loading_a_network_draws_no_random_numbers(inception: Path) -> None:
 
 
 def test_a_run_scored_by_inception(gan: Run, faces: Path, inception: Path, tmp_path: Path) -> None:
-    words = [f"--data_dir={faces}", "--n_epoch=1", "--g_every=1", "--score_by=inception-v3-compat"]
+    words = [f"--data_dir={faces}", "--n_epoch=2", "--g_every=1", "--score_by=inception-v3-compat"]
     said = gan(*words, f"--score_weights={inception}").stdout
-    assert said.count("(floor ") == 1
+    assert said.count("(floor ") == 2
     data, _ = GAN.load_pictures(faces, 32, tmp_path)
-    name, places = "inception-v3-compat", [faces]  # where the run has kept what it knows of them
-    scorer = evaluate.Scorer(data, 8, 64, "bce", CPU, name, str(inception), places)
+    places = [tmp_path / "stats"]
+    scorer = evaluate.Scorer(data, 8, 64, "bce", CPU, "inception-v3-compat", str(inception), places)
     gen, _ = evaluate.load_generator(tmp_path / "img" / "generator.pt")
     last = rows(tmp_path / "img")[-1]
     assert float(last["score"]) == pytest.approx(scorer.measure(gen)["score"], rel=1e-3)
