@@ -323,6 +323,7 @@ class Scorer:
         rng = torch.Generator().manual_seed(0)
         self.noise = torch.randn(N_SCORE, noise_size, 1, 1, generator=rng)
         self.step, self.loss, self.network = step, loss, load_network(network, weights, machine)
+        self.coarse = 0  # pictures seen by when the networks were last found to be still growing
         self.n = min(N_SCORE, len(data) // 2)
         order = torch.randperm(len(data), generator=rng)
         real = data[order[: 2 * self.n].to(data.device)].cpu()
@@ -359,7 +360,9 @@ class Scorer:
         the best so far, and remarks() on the history.
         """
         history[-1] |= self.measure(gen)
-        return is_best(history), remarks(history, self.step, self.loss)
+        if getattr(gen, "left", 0):  # stages that are still to come
+            self.coarse = history[-1]["images"]
+        return is_best(history), remarks(history, self.step, self.loss, self.coarse)
 
     def measure(self, gen: Module) -> dict[str, float]:
         """score, floor, variety and novelty of a generator's pictures.
@@ -411,12 +414,13 @@ def is_best(history: list[Row]) -> bool:
     return all(row["score"] >= history[-1]["score"] for row in comparable(history))
 
 
-def diagnose(history: list[Row], step: int, loss: str = "bce") -> dict[str, str]:
+def diagnose(history: list[Row], step: int, loss: str = "bce", coarse: int = 0) -> dict[str, str]:
     """What is wrong with a run, by the kind of fault: the evidence, and what to try.
 
     history: the rows of losses.csv, the last of them with a score. step: pictures that the
     discriminator sees to a step of the generator, batch_size · g_every. loss: the setting; only
-    bce has probabilities to judge by, and wgan-gp's losses have no bounds.
+    bce has probabilities to judge by, and wgan-gp's losses have no bounds. coarse: until so many
+    pictures had been seen, networks that grow lacked details, without which no score gets far.
 
     The thresholds lie between what bench/health.py measured on healthy and on broken runs;
     report.md has the table. Healthy runs have shown D(x) = 1, D(G(z)) = 0 and one picture for
@@ -425,8 +429,9 @@ def diagnose(history: list[Row], step: int, loss: str = "bce") -> dict[str, str]
     """
     scored = comparable(history)
     now, last = scored[-1], scored[-2] if len(scored) > 1 else None
-    first = best = scored[0]
-    for row in scored:  # a better score is one by a hundredth, for chance makes small differences
+    first, grown = scored[0], [row for row in scored if row["images"] > coarse] or [now]
+    best = grown[0]
+    for row in grown:  # a better score is one by a hundredth, for chance makes small differences
         best = row if row["score"] < 0.99 * best["score"] else best
     stuck = (now["images"] - best["images"]) / step  # steps of the generator
     turns = (now["images"] - last["images"]) / step if last else 0
@@ -488,11 +493,12 @@ def diagnose(history: list[Row], step: int, loss: str = "bce") -> dict[str, str]
     return found
 
 
-def remarks(history: list[Row], step: int, loss: str = "bce") -> list[str]:
+def remarks(history: list[Row], step: int, loss: str = "bce", coarse: int = 0) -> list[str]:
     """What diagnose() finds now, and found at none of the three scores before: said once each."""
     scored = [i for i, row in enumerate(history, 1) if row.get("score") is not None]
-    known = {kind for i in scored[-4:-1] for kind in diagnose(history[:i], step, loss)}
-    return [text for kind, text in diagnose(history, step, loss).items() if kind not in known]
+    about = step, loss, coarse
+    known = {kind for i in scored[-4:-1] for kind in diagnose(history[:i], *about)}
+    return [text for kind, text in diagnose(history, *about).items() if kind not in known]
 
 
 # ---- main() --------------------------------------------------------------------------------------

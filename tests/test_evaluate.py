@@ -597,12 +597,30 @@ def test_nothing_is_wrong_while_the_score_improves() -> None:
     won: dict[str, float] = {"loss_d": 0, "loss_g": 9, "d_real": 1, "d_fake": 0, "variety": 0.02}
     falling = [row(100 * i, 2000 * 0.98**i, **won) for i in range(200)]
     assert all(not evaluate.diagnose(falling[:i], 10) for i in range(1, 200))
-    flat = [row(100 * i, 2000 + i % 7, **won) for i in range(200)]
+    flat = [row(100 * i, 2000 + (i - 1) % 7, **won) for i in range(1, 201)]
     found = [evaluate.diagnose(flat[:i], 10) for i in range(1, 200)]
     assert not any(found[:100])  # 1,000 steps of the generator, of 10 pictures each
     assert all(texts.keys() == {"discriminator has won"} for texts in found[101:])
     fooled = [{**r, "d_real": 0.6, "d_fake": 0.4} for r in flat]
     assert evaluate.diagnose(fooled, 10).keys() == {"nothing improves"}
+    # Networks that grow: what is flat before they have done so counts for nothing.
+    for seen in (1, 50, 90):
+        counted = [evaluate.diagnose(fooled[:i], 10, coarse=100 * seen) for i in range(1, 201)]
+        assert not any(counted[: seen + 101])
+        assert all(texts.keys() == {"nothing improves"} for texts in counted[seen + 101 :])
+
+
+def test_networks_are_not_told_to_stop_before_they_have_grown(
+    avatars: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = evaluate.Scorer(avatars, 8, 10, "bce", CPU, "lite0", "", [tmp_path])
+    history, told, gen = list[evaluate.Row](), list[int](), Same(avatars)
+    monkeypatch.setattr(scorer, "measure", lambda _: {"score": 2000 + len(history) % 7})
+    for i in range(1, 301):
+        monkeypatch.setattr(gen, "left", int(i < 150), raising=False)
+        history.append(row(100 * i, 0))
+        told += [i] if scorer(gen, history)[1] else []
+    assert told == [251]  # 1,000 steps after the first score with all details
 
 
 def test_whatever_fails_in_a_score_training_goes_on(
