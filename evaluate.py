@@ -360,9 +360,12 @@ class Scorer:
         the best so far, and remarks() on the history.
         """
         history[-1] |= self.measure(gen)
+        said = []
         if getattr(gen, "left", 0):  # stages that are still to come
+            said = [] if self.coarse else ["Pictures are coarse yet: the networks still grow."]
             self.coarse = history[-1]["images"]
-        return is_best(history), remarks(history, self.step, self.loss, self.coarse)
+        said += remarks(history, self.step, self.loss, self.coarse)
+        return is_best(history), said
 
     def measure(self, gen: Module) -> dict[str, float]:
         """score, floor, variety and novelty of a generator's pictures.

@@ -614,13 +614,15 @@ def test_networks_are_not_told_to_stop_before_they_have_grown(
     avatars: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = evaluate.Scorer(avatars, 8, 10, "bce", CPU, "lite0", "", [tmp_path])
-    history, told, gen = list[evaluate.Row](), list[int](), Same(avatars)
+    history, told, gen = list[evaluate.Row](), dict[int, list[str]](), Same(avatars)
     monkeypatch.setattr(scorer, "measure", lambda _: {"score": 2000 + len(history) % 7})
     for i in range(1, 301):
         monkeypatch.setattr(gen, "left", int(i < 150), raising=False)
         history.append(row(100 * i, 0))
-        told += [i] if scorer(gen, history)[1] else []
-    assert told == [251]  # 1,000 steps after the first score with all details
+        if said := scorer(gen, history)[1]:
+            told[i] = said
+    assert told.keys() == {1, 251}  # 1,000 steps after the first score with all details
+    assert "still grow" in told[1][0] and "Nothing improves" in told[251][0]
 
 
 def test_whatever_fails_in_a_score_training_goes_on(
