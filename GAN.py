@@ -16,8 +16,8 @@ Pictures are looked for in data/, in folders and zip files; without any, avatars
 appear real.png (pictures as the network sees them), epoch-N.png (always from the same 64 noise
 vectors), epoch-N-loss.png, losses.csv, settings.json, checkpoint.pt (start again: it goes on),
 generator.pt (for sampling) and generator-best.pt. With every grid it prints a score, which falls as
-faces improve (evaluate.py). Ten minutes of recipes/best96.py on one core (AMD EPYC, Zen 4, torch
-2.14.1) come to a Fréchet distance of 63 to 86 (3 seeds; real pictures: 5.5; report.md).
+faces improve (evaluate.py). Ten minutes of recipes/best96.py on two cores (AMD EPYC, Zen 3, torch
+2.14.1) come to a Fréchet distance of 70 and 71 (2 seeds; real pictures: 5.4; report.md).
 """
 
 from __future__ import annotations

@@ -5,12 +5,15 @@ with noise at every stage, with half the feature maps but a residual convolution
 maps as large as the picture, no norm in D, whose convolutions learn at rates by their inputs; the
 relativistic loss with both zero-centred penalties (R3GAN; Huang et al. 2024), every 16th time,
 eight times as heavy in the end, Adam without memory of the gradient, as that paper has it, an
-eighth of the batch (more and smaller steps), at five times the rate, which falls to 0.
+eighth of the batch (more and smaller steps), at seven times the rate, which falls to 0. grow = 1:
+the first half of a run is spent on pictures of 48x48, which look coarse.
 
-On one core of an AMD EPYC (Zen 4, bf16, torch 2.14.1), from 23,399 drawn faces, seeds 0, 1 and 2:
-Fréchet distance 68.2, 86.3 and 63.4 to 5,000 others (EfficientNet-Lite0, floor 5.5; report.md),
-119 to 125 pictures a second. In 110 minutes (--minutes=110), seed 0: 36.3, and 33.3 on two such
-cores with more feature maps (--gen_fm=32 --dis_fm=24); the report's own settings on one: 285.5.
+Ten minutes, on two cores of an AMD EPYC (Zen 3, no bf16, torch 2.14.1), from 23,399 drawn faces,
+seeds 0 and 1: Fréchet distance 71.1 and 69.9 to 5,000 others (EfficientNet-Lite0, floor 5.4;
+report.md), 84 and 94 pictures a second; on one, seeds 1 and 2: 76.8 and 82.3. The report's own settings on
+one: 505.8. With bf16 or more time, all details from the start do as well or better (--grow=0
+--lr_g=1e-3 --lr_d=1e-3): on one core of a Zen 4, seeds 0, 1 and 2: 68.2, 86.3 and 63.4, and in 110
+minutes 36.3, or 33.3 on two such cores with more feature maps (--gen_fm=32 --dis_fm=24).
 """
 
 img_dir = "img/best96"
