@@ -357,15 +357,15 @@ class Scorer:
 
     def __call__(self, gen: Module, history: list[Row]) -> tuple[bool, list[str]]:
         """Put a generator's measures into the last row of a history; returns whether its score is
-        the best so far, and remarks() on the history.
+        the best so far, and remarks() on the history, after a word on networks that still grow.
         """
         history[-1] |= self.measure(gen)
-        said = []
+        said = list[str]()
         if getattr(gen, "left", 0):  # stages that are still to come
-            said = [] if self.coarse else ["Pictures are coarse yet: the networks still grow."]
+            if not self.coarse:
+                said.append("Pictures are coarse yet: the networks still grow.")
             self.coarse = history[-1]["images"]
-        said += remarks(history, self.step, self.loss, self.coarse)
-        return is_best(history), said
+        return is_best(history), said + remarks(history, self.step, self.loss, self.coarse)
 
     def measure(self, gen: Module) -> dict[str, float]:
         """score, floor, variety and novelty of a generator's pictures.
