@@ -133,13 +133,6 @@ def compare(out: Path, old: dict[str, Any], settings: dict[str, Any]) -> None:
             say(f"{changed[name]}: rates, noise, penalties and growth are now of a run so long")
 
 
-def keep_before(path: Path) -> None:
-    """Copy a checkpoint that is to be replaced, if it is undamaged, to checkpoint-before.pt."""
-    with suppress(Exception):  # there is none, or a damaged one
-        checked(io.BytesIO(whole := path.read_bytes()))
-        GAN.write_file(path.with_stem("checkpoint-before"), lambda file: file.write(whole))
-
-
 class RunFolder(GAN.RunFolder):
     """The folder of one run at a time: a thread writes it while training goes on.
 
@@ -312,10 +305,9 @@ class RunFolder(GAN.RunFolder):
         wrong = ""
         for path, write in list(self.waiting.items()):
             try:
-                self.hold()
                 if path.name == "checkpoint.pt":
-                    keep_before(path)
-                write(path)
+                    self.keep_before(path)
+                self.put(path, write)
                 del self.waiting[path]
             except Exception as error:  # whatever it is, it must not cost what is learnt
                 why = getattr(error, "strerror", None) or reason(error)
@@ -328,6 +320,26 @@ class RunFolder(GAN.RunFolder):
             say(f"{wrong}. It is tried again with the next save.")
         self.said, self.busy = wrong, False
         return not wrong
+
+    def put(self, path: Path, write: Callable[[Path], object]) -> None:
+        """Write a file under another name, and give it its own if the folder is still ours: while
+        this process was stopped (SIGSTOP, a laptop asleep), another run may have taken it.
+        """
+        self.hold()
+        new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            write(new)
+            self.hold()
+            os.replace(new, path)
+        finally:
+            new.unlink(missing_ok=True)
+
+    def keep_before(self, path: Path) -> None:
+        """Copy a checkpoint that is to be replaced, if undamaged, to checkpoint-before.pt."""
+        with suppress(Exception):  # there is none, or a damaged one
+            checked(io.BytesIO(whole := path.read_bytes()))
+            write = partial(GAN.write_file, write=lambda file: file.write(whole))
+            self.put(path.with_stem("checkpoint-before"), write)
 
     def finish(self, epoch: int) -> None:
         """Wait until all is written; after a signal in the middle of a run, which is in that epoch

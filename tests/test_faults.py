@@ -18,7 +18,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -629,14 +631,28 @@ def test_img_dir_removed_during_the_run(gan: Run, faces: Path, tmp_path: Path, t
     assert len(rows(out)) == 30 and (out / "epoch-30.png").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def stop_while_drawing() -> None:
+    """Before a program starts: let it stop, as by Ctrl-Z, amid the second picture of its curves."""
+    from matplotlib.figure import Figure
+
+    calls, draw = count(1), Figure.subplots
+
+    def subplots(*args: Any, **kw: Any) -> Any:
+        if next(calls) == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return draw(*args, **kw)
+
+    Figure.subplots = subplots  # type: ignore[method-assign]
+
+
 def test_img_dir_taken_by_another_run(gan: Run, faces: Path, tmp_path: Path) -> None:
     words = [f"--data_dir={faces}", "--n_epoch=30", "--save_every=5", "--batch_size=4"]
     whole, out = tmp_path / "whole", tmp_path / "out"
     gan(*words, f"--img_dir={whole}")
-    with running(*words, f"--img_dir={out}") as (run, read_until):
-        read_until("epoch 6/30")
-        run.send_signal(signal.SIGSTOP)
+    with running(*words, f"--img_dir={out}", before=stop_while_drawing) as (run, read_until):
+        while "State:\tT" not in Path(f"/proc/{run.pid}/status").read_text():
+            assert run.poll() is None
+            time.sleep(0.1)
         out.rename(tmp_path / "elsewhere")
         gan(*words, "--n_epoch=1", f"--img_dir={out}")
         other = {path.name: path.read_bytes() for path in out.iterdir()}
