@@ -66,6 +66,7 @@ dis_fm = 32  # feature maps after the discriminator's first layer; 128 in the pa
 deep_side = 4  # of the deepest feature maps: 4, or 6 (sizes of 3·2^k are doubled all the way)
 kernel = 4  # of the convolutions that halve or double the side: 4, or 5
 full_fm = 0  # feature maps as large as the picture, which the generator makes it from; 0: none
+palette = 0  # colours of each picture, that the generator mixes all its pixels from; 0: any
 grow = 0  # stages that both networks gain in a run's first half (progressive growing); 0: none
 blocks = 0  # extra residual 3x3 convolutions at every size below the picture's, in both networks
 upsample = "transposed"  # in the generator: convolutions; "nearest", "bilinear": without weave
@@ -321,6 +322,7 @@ class Layers(NamedTuple):
     blocks: int = 0
     modulate: bool = False
     full_fm: int = 0
+    palette: int = 0
 
     def has_bias(self, normed: bool) -> bool:
         """Whether a convolution has one, with batch norm after it (normed) or not."""
@@ -472,7 +474,7 @@ class Objective(NamedTuple):
 BCE = Objective()
 BARE = {"loss": "bce", "gp_every": 1, "gp_growth": 1, "lr_decay": "none", "init": "torch"}
 OFF = "gp r1 r2 augment grow label_smoothing instance_noise blocks full_fm modulate lr_by_fan_in"
-BARE |= {"upsample": "transposed", "dry_run": False} | dict.fromkeys(OFF.split(), 0)
+BARE |= {"upsample": "transposed", "dry_run": False, "palette": 0} | dict.fromkeys(OFF.split(), 0)
 
 
 def choose_objective(settings: Dict, batch: int, parts: Dict | None = None) -> Objective:
@@ -495,8 +497,7 @@ def d_step(
         if dis.norm == "batch":  # real and fake pictures each have statistics of their own
             real_logits, fake_logits = dis(real).float(), dis(fake).float()
         else:
-            both = dis(torch.cat([real, fake])).float()
-            real_logits, fake_logits = both.split(len(real))
+            real_logits, fake_logits = dis(torch.cat([real, fake])).float().split(len(real))
     loss = aim.d_loss(real_logits, fake_logits)
     more = aim.penalty(dis, real.float(), fake.float()) if aim.penalty else 0  # bf16 is too rough
     descend(aim.d_weight * (loss + more), opt, machine.scaler)
@@ -683,9 +684,8 @@ class RunFolder:
     """The folder of a run, the plain way; safety.py's survives kills, full disks and the like."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.busy = path, False
         self.caught: list[int] = []  # signals that ask training to stop
-        self.busy = False
         self.wrote_at = self.saved_at = time.perf_counter()
 
     def load(self, settings: Dict) -> Dict | None:

@@ -51,6 +51,7 @@ class BilinearConv(nn.ConvTranspose2d):
 
 
 UP = {"nearest": NearestConv, "bilinear": BilinearConv}
+SHARPNESS = 4  # of a Palette's softmax: its shares are to change as fast as what is beside them
 
 
 class ModulatedNorm(nn.BatchNorm2d):
@@ -85,12 +86,33 @@ class GeneratorBlock(Module):
         return x + self.conv(F.relu(through(self.norm, x, noise), inplace=True))
 
 
+class Palette(Module):
+    """Maps (N, C, S, S) to pictures (N, 3, S, S), -1 to 1: the pixels of a picture are mixtures of
+    its C colours, in shares that are the softmax of their C numbers. The colours are tanh of what
+    is linear in the noise (N, Z, 1, 1).
+
+    Drawings have few colours, in even fields with sharp outlines. So have mixtures: where a share
+    is near 1, small changes of the maps no longer show.
+    """
+
+    def __init__(self, colours: int, noise_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(noise_size, 3 * colours)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        n, c, *sides = x.shape
+        shares = (SHARPNESS * x.permute(0, 2, 3, 1)).softmax(3).reshape(n, -1, c)
+        colours = self.linear(noise.flatten(1)).tanh().to(x.dtype).view(n, c, 3)
+        return (shares @ colours).view(n, *sides, 3).permute(0, 3, 1, 2)
+
+
 class RichGenerator(Generator):
     """Noise (N, Z, 1, 1) to pictures (N, 3, S, S), with what Generator lacks.
 
     like.blocks: that many residual blocks at every size but the picture's. like.full_fm: that many
     maps of the picture's size, normalised and rectified, from which a convolution of 3x3 makes the
-    picture; 0: none. like.modulate: ModulatedNorm in place of batch norm.
+    picture; 0: none. like.palette: a Palette of that many colours in place of tanh; 0: none.
+    like.modulate: ModulatedNorm in place of batch norm.
     """
 
     def __init__(self, image_size: int, noise_size: int, fm: int, like: Layers) -> None:
@@ -99,15 +121,19 @@ class RichGenerator(Generator):
             if isinstance(norm := self[i], nn.BatchNorm2d):
                 for _ in range(like.blocks):
                     self.insert(i, GeneratorBlock(norm.num_features, like.has_bias(normed=True)))
-        if maps := like.full_fm:
-            last, tanh = self.pop(-2), self.pop(-1)
+        if maps := like.full_fm or like.palette:
+            last, bias = self[-2], like.has_bias(normed=bool(like.full_fm))
             assert isinstance(last, nn.ConvTranspose2d)
             last.out_channels = maps
             last.weight = Parameter(last.weight.new_empty(fm, maps, *last.kernel_size))
-            last.bias = Parameter(last.weight.new_empty(maps)) if like.has_bias(True) else None
+            last.bias = Parameter(last.weight.new_empty(maps)) if bias else None
             last.reset_parameters()
-            to_rgb = nn.Conv2d(maps, 3, 3, 1, 1, bias=like.has_bias(normed=False))
-            self.extend([last, nn.BatchNorm2d(maps), nn.ReLU(inplace=True), to_rgb, tanh])
+        if like.full_fm:
+            to_picture = nn.Conv2d(maps, like.palette or 3, 3, 1, 1, bias=like.has_bias(False))
+            for layer in nn.BatchNorm2d(maps), nn.ReLU(inplace=True), to_picture:
+                self.insert(len(self) - 1, layer)
+        if like.palette:
+            self[-1] = Palette(like.palette, noise_size)
         for module in list(self.modules()) if like.modulate else ():
             for name, norm in module.named_children():
                 if isinstance(norm, nn.BatchNorm2d):
@@ -122,7 +148,8 @@ class RichGenerator(Generator):
 
 def through(layer: Module, x: Tensor, noise: Tensor) -> Tensor:
     """What a layer makes of maps (N, C, S, S), with the noise where it wants it."""
-    return layer(x, noise) if isinstance(layer, ModulatedNorm | GeneratorBlock) else layer(x)
+    takes_noise = isinstance(layer, ModulatedNorm | GeneratorBlock | Palette)
+    return layer(x, noise) if takes_noise else layer(x)
 
 
 class DiscriminatorBlock(nn.Sequential):
@@ -180,10 +207,12 @@ class Growing(Module):
 
 
 class EarlyPicture(nn.Conv2d):
-    """The picture (N, 3, S, S) in maps (N, C, S, S) from which `left` stages would still follow."""
+    """What is seen in maps (N, C, S, S) that `left` stages would still follow: the picture
+    (N, 3, S, S) before tanh, or what a Palette of K colours takes, (N, K, S, S).
+    """
 
-    def __init__(self, channels: int, left: int, bias: bool) -> None:
-        super().__init__(channels, 3, 3, 1, 1, bias=bias)
+    def __init__(self, channels: int, seen: int, left: int, bias: bool) -> None:
+        super().__init__(channels, seen, 3, 1, 1, bias=bias)
         self.left = left
 
 
@@ -200,7 +229,8 @@ class GrowingGenerator(Growing, RichGenerator):
         places = [i for i, layer in enumerate(self) if isinstance(layer, nn.ConvTranspose2d)]
         stages = convolutions(image_size, fm, noise_size, like)
         for left in range(1, like.grow + 1):
-            early = EarlyPicture(stages[-left][0], left, like.has_bias(normed=False))
+            bias = like.has_bias(normed=False)
+            early = EarlyPicture(stages[-left][0], like.palette or 3, left, bias)
             self.insert(places[-left], early)
 
     def entrance(self) -> Module:
@@ -213,9 +243,9 @@ class GrowingGenerator(Growing, RichGenerator):
             if isinstance(layer, EarlyPicture):
                 picture = added(layer(x), picture)
                 if layer.left == self.left:
-                    return F.interpolate(torch.tanh(picture), self.side)
-            elif isinstance(layer, nn.Tanh):
-                x = layer(added(x, picture))
+                    return F.interpolate(through(self[-1], picture, noise), self.side)
+            elif layer is self[-1]:
+                x = through(layer, added(x, picture), noise)
             else:
                 x = through(layer, x, noise)
         return x

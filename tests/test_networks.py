@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import GAN
 from networks import (
+    SHARPNESS,
     BilinearConv,
     DiscriminatorBlock,
     EarlyMaps,
@@ -20,8 +21,10 @@ from networks import (
     GeneratorBlock,
     ModulatedNorm,
     NearestConv,
+    Palette,
     init_dcgan,
     init_he,
+    through,
 )
 from objectives import zero_centred
 from settings import check_stages
@@ -300,28 +303,79 @@ def test_a_generator_with_maps_of_full_size(size: int, deep_side: int, upsample:
     assert modulated(noise).shape == (3, 3, size, size)
 
 
-GROWING = [  # image_size, deep_side, full_fm, norm in D, and sides of the early pictures
-    (96, 6, 5, "none", (48,)),
-    (96, 4, 0, "batch", (32, 16)),
-    (64, 4, 3, "none", (32, 16, 8)),
+@pytest.mark.parametrize("full_fm", [0, 5])
+@pytest.mark.parametrize("upsample", ["transposed", "bilinear"])
+def test_a_generator_with_a_palette(full_fm: int, upsample: str) -> None:
+    """Against single pixels; below its last convolution it is the one without."""
+    torch.manual_seed(0)
+    like = GAN.Layers(upsample=upsample, full_fm=full_fm, bias="outer", palette=4)
+    settings = {"image_size": 32, "noise_size": 7, "gen_fm": 4, **like._asdict()}
+    gen, plain = (GAN.make_generator(settings | {"palette": n}) for n in (4, 0))
+    assert [*map(str, gen)][:-2] == [*map(str, plain)][:-2]
+    assert count(gen[-2]) * 3 == count(plain[-2]) * 4
+    maps: list[Tensor] = []
+    gen[-2].register_forward_hook(lambda layer, x, out: maps.append(out))
+    noise = torch.randn(3, 7, 1, 1)
+    pictures = gen(noise)
+    assert maps[0].shape == (3, 4, 32, 32) and pictures.shape == (3, 3, 32, 32)
+    palette = gen[-1]
+    assert isinstance(palette, Palette)
+    colours = palette.linear(noise.flatten(1)).tanh().view(3, 4, 3)
+    for i, y, x in ((0, 0, 0), (0, 31, 5), (1, 7, 30), (2, 16, 16)):
+        parts = [math.exp(SHARPNESS * v.item()) for v in maps[0][i, :, y, x]]
+        expected = torch.tensor(parts) / sum(parts) @ colours[i]
+        torch.testing.assert_close(pictures[i, :, y, x], expected)
+    pictures.square().sum().backward()
+    assert all(w.grad is not None and w.grad.any() for w in gen.parameters())
+
+
+def test_a_palette_draws_even_fields() -> None:
+    """Where one share is near 1, changes of the maps are not seen."""
+    layer, noise = Palette(3, 5), torch.randn(1, 5, 1, 1)
+    maps = torch.zeros(1, 3, 8, 8)
+    maps[:, 0, :4], maps[:, 1, 4:] = 5, 5
+    changed = maps + torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(layer(changed, noise), layer(maps, noise), atol=1e-4, rtol=0)
+    assert (layer(maps, noise)[..., 3, :] - layer(maps, noise)[..., 4, :]).abs().max() > 0.05
+
+
+def test_a_palette_in_bf16() -> None:
+    """In the memory's order that convolutions like."""
+    layer, noise = Palette(3, 5), torch.randn(2, 5, 1, 1)
+    maps = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+    expected = layer(maps, noise)
+    assert expected.is_contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        pictures = layer(maps.bfloat16(), noise)
+    assert pictures.dtype == torch.bfloat16
+    assert pictures.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(pictures.float(), expected, atol=0.03, rtol=0)
+
+
+GROWING = [  # image_size, deep_side, full_fm, palette, norm in D, and sides of the early pictures
+    (96, 6, 5, 4, "none", (48,)),
+    (96, 4, 0, 0, "batch", (32, 16)),
+    (64, 4, 3, 0, "none", (32, 16, 8)),
 ]
 
 
-@pytest.mark.parametrize("size, deep_side, full_fm, norm, sides", GROWING)
+@pytest.mark.parametrize("size, deep_side, full_fm, palette, norm, sides", GROWING)
 def test_networks_that_grow(
-    size: int, deep_side: int, full_fm: int, norm: str, sides: tuple[int, ...]
+    size: int, deep_side: int, full_fm: int, palette: int, norm: str, sides: tuple[int, ...]
 ) -> None:
     """Details of one size after the other, and nothing jumps when they come."""
     settings = GAN.settings_now() | {"image_size": size, "gen_fm": 4, "dis_fm": 4, "blocks": 1}
     settings |= {"deep_side": deep_side, "full_fm": full_fm, "grow": len(sides), "init": "he"}
-    settings |= {"upsample": "nearest", "modulate": True, "bias": "outer"}
+    settings |= {"upsample": "nearest", "modulate": True, "bias": "outer", "palette": palette}
     torch.manual_seed(0)
     parts = GAN.build(settings | {"dis_norm": norm}, CPU)
     gen, dis, average = (parts[name] for name in ("gen", "dis", "average"))
     biases = [m.bias is not None for m in (*gen, *dis) if isinstance(m, EarlyPicture | EarlyMaps)]
     assert biases == [True] * len(sides) + [norm == "none"] * len(sides)
     noise, x = torch.randn(5, 100, 1, 1), torch.rand(5, 3, size, size) * 2 - 1
-    before = answers = torch.empty(0)
+    answers = torch.empty(0)
+    maps: list[Tensor] = []
+    gen[-1].register_forward_hook(lambda layer, x, out: maps.append(x[0].detach()))
     entrances: list[nn.Module] = []
 
     def seen(pictures: Tensor, side: int) -> Tensor:
@@ -332,8 +386,9 @@ def test_networks_that_grow(
         pictures = gen(noise)
         assert pictures.shape == x.shape and pictures.abs().max() <= 1
         if entrances:
-            smooth = F.interpolate(before, side, mode="bilinear").tanh()
-            torch.testing.assert_close(pictures, F.interpolate(smooth, size))
+            smooth = F.interpolate(maps[-2], side, mode="bilinear")
+            expected = F.interpolate(through(gen[-1], smooth, noise), size)
+            torch.testing.assert_close(pictures, expected)
             torch.testing.assert_close(dis(x), answers)
             for layer in entrances:  # as steps do with weights that are 0 at first
                 nn.init.normal_(next(layer.parameters()), 0, 0.1)
@@ -347,7 +402,6 @@ def test_networks_that_grow(
         assert bool(idle) == (left > 0)
         assert zero_centred(dis, x).item() > 0
         if left:
-            before = F.avg_pool2d(gen(noise).detach(), size // side).atanh()
             answers = dis(x).detach()
             entrances = [net.entrance() for net in (gen, dis)]
             gen.grow()
