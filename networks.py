@@ -51,7 +51,7 @@ class BilinearConv(nn.ConvTranspose2d):
 
 
 UP = {"nearest": NearestConv, "bilinear": BilinearConv}
-SHARPNESS = 4  # of a Palette's softmax: its shares are to change as fast as what is beside them
+SHARPNESS = 4  # of a Palette's softmax: shares near 0 and 1 without large weights
 
 
 class ModulatedNorm(nn.BatchNorm2d):
@@ -239,16 +239,15 @@ class GrowingGenerator(Growing, RichGenerator):
 
     def forward(self, noise: Tensor) -> Tensor:
         x, picture = noise, None
-        for layer in self:
+        *layers, last = self
+        for layer in layers:
             if isinstance(layer, EarlyPicture):
                 picture = added(layer(x), picture)
                 if layer.left == self.left:
-                    return F.interpolate(through(self[-1], picture, noise), self.side)
-            elif layer is self[-1]:
-                x = through(layer, added(x, picture), noise)
+                    return F.interpolate(through(last, picture, noise), self.side)
             else:
                 x = through(layer, x, noise)
-        return x
+        return through(last, added(x, picture), noise)
 
 
 def added(large: Tensor, small: Tensor | None) -> Tensor:
