@@ -92,17 +92,22 @@ class Palette(Module):
     is linear in the noise (N, Z, 1, 1).
 
     Drawings have few colours, in even fields with sharp outlines. So have mixtures: where a share
-    is near 1, small changes of the maps no longer show.
+    is near 1, small changes of the maps no longer show. The colours start near greys from dark to
+    light: if all were the same at first, no share would matter, and what doesn't matter isn't
+    learnt.
     """
+
+    greys: Tensor
 
     def __init__(self, colours: int, noise_size: int) -> None:
         super().__init__()
         self.linear = nn.Linear(noise_size, 3 * colours)
+        self.register_buffer("greys", torch.linspace(-1, 1, colours).repeat_interleave(3))
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         n, c, *sides = x.shape
         shares = (SHARPNESS * x.permute(0, 2, 3, 1)).softmax(3).reshape(n, -1, c)
-        colours = self.linear(noise.flatten(1)).tanh().to(x.dtype).view(n, c, 3)
+        colours = (self.greys + self.linear(noise.flatten(1))).tanh().to(x.dtype).view(n, c, 3)
         return (shares @ colours).view(n, *sides, 3).permute(0, 3, 1, 2)
 
 

@@ -320,7 +320,8 @@ def test_a_generator_with_a_palette(full_fm: int, upsample: str) -> None:
     assert maps[0].shape == (3, 4, 32, 32) and pictures.shape == (3, 3, 32, 32)
     palette = gen[-1]
     assert isinstance(palette, Palette)
-    colours = palette.linear(noise.flatten(1)).tanh().view(3, 4, 3)
+    greys = torch.tensor([-1, -1 / 3, 1 / 3, 1])[:, None]
+    colours = (greys + palette.linear(noise.flatten(1)).view(3, 4, 3)).tanh()
     for i, y, x in ((0, 0, 0), (0, 31, 5), (1, 7, 30), (2, 16, 16)):
         parts = [math.exp(SHARPNESS * v.item()) for v in maps[0][i, :, y, x]]
         expected = torch.tensor(parts) / sum(parts) @ colours[i]
@@ -338,6 +339,19 @@ def test_a_palette_draws_even_fields() -> None:
     changed = maps + torch.rand(1, 3, 8, 8)
     torch.testing.assert_close(layer(changed, noise), layer(maps, noise), atol=1e-4, rtol=0)
     assert (layer(maps, noise)[..., 3, :] - layer(maps, noise)[..., 4, :]).abs().max() > 0.05
+
+
+def test_a_palette_begins_as_greys() -> None:
+    """So which colour is taken matters from the first step on."""
+    gen = GAN.make_generator({"image_size": 32, "noise_size": 7, "gen_fm": 4, "palette": 3})
+    init_dcgan(gen)
+    gen[-1].linear.weight.data.zero_()
+    maps = torch.zeros(1, 3, 1, 1, requires_grad=True)
+    picture = gen[-1](maps, torch.randn(1, 7, 1, 1))
+    torch.testing.assert_close(picture.flatten(), torch.zeros(3))
+    picture.sum().backward()
+    t = math.tanh(1) * SHARPNESS  # of each of three channels' thirds
+    torch.testing.assert_close(maps.grad, torch.tensor([-t, 0, t]).view(1, 3, 1, 1))
 
 
 def test_a_palette_in_bf16() -> None:
