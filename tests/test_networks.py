@@ -345,9 +345,11 @@ def test_a_palette_begins_as_greys() -> None:
     """So which colour is taken matters from the first step on."""
     gen = GAN.make_generator({"image_size": 32, "noise_size": 7, "gen_fm": 4, "palette": 3})
     init_dcgan(gen)
-    gen[-1].linear.weight.data.zero_()
+    palette = gen[-1]
+    assert isinstance(palette, Palette)
+    nn.init.zeros_(palette.linear.weight)
     maps = torch.zeros(1, 3, 1, 1, requires_grad=True)
-    picture = gen[-1](maps, torch.randn(1, 7, 1, 1))
+    picture = palette(maps, torch.randn(1, 7, 1, 1))
     torch.testing.assert_close(picture.flatten(), torch.zeros(3))
     picture.sum().backward()
     t = math.tanh(1) * SHARPNESS  # of each of three channels' thirds
