@@ -88,27 +88,29 @@ class GeneratorBlock(Module):
 
 class Palette(Module):
     """Maps (N, C, S, S) to pictures (N, 3, S, S), -1 to 1: the pixels of a picture are mixtures of
-    its C colours, in shares that are the softmax of their C numbers. The colours are tanh of what
-    is linear in the noise (N, Z, 1, 1).
+    its C colours, in shares that are the softmax of their C numbers. A colour is tanh of three
+    numbers: learnt ones, plus, for every second colour, what is linear in the noise (N, Z, 1, 1).
 
     Drawings have few colours, in even fields with sharp outlines. So have mixtures: where a share
-    is near 1, small changes of the maps no longer show. The colours start near greys from dark to
-    light: if all were the same at first, no share would matter, and what doesn't matter isn't
-    learnt.
+    is near 1, small changes of the maps no longer show. Skin, paper and ink are the same in most,
+    hair is not. The colours start near greys from dark to light: if all were the same at first, no
+    share would matter, and what doesn't matter isn't learnt.
     """
 
     greys: Tensor
 
     def __init__(self, colours: int, noise_size: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(noise_size, 3 * colours)
-        self.register_buffer("greys", torch.linspace(-1, 1, colours).repeat_interleave(3))
+        self.linear = nn.Linear(noise_size, 3 * (colours // 2), bias=False)
+        self.bias = Parameter(torch.zeros(colours, 3))
+        self.register_buffer("greys", torch.linspace(-1, 1, colours)[:, None].repeat(1, 3))
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         n, c, *sides = x.shape
         shares = (SHARPNESS * x.permute(0, 2, 3, 1)).softmax(3).reshape(n, -1, c)
-        colours = (self.greys + self.linear(noise.flatten(1))).tanh().to(x.dtype).view(n, c, 3)
-        return (shares @ colours).view(n, *sides, 3).permute(0, 3, 1, 2)
+        colours = (self.greys + self.bias).repeat(n, 1, 1)
+        colours[:, 1::2] += self.linear(noise.flatten(1)).view(n, -1, 3)
+        return (shares @ colours.tanh().to(x.dtype)).view(n, *sides, 3).permute(0, 3, 1, 2)
 
 
 class RichGenerator(Generator):

@@ -316,12 +316,16 @@ def test_a_generator_with_a_palette(full_fm: int, upsample: str) -> None:
     maps: list[Tensor] = []
     gen[-2].register_forward_hook(lambda layer, x, out: maps.append(out))
     noise = torch.randn(3, 7, 1, 1)
-    pictures = gen(noise)
-    assert maps[0].shape == (3, 4, 32, 32) and pictures.shape == (3, 3, 32, 32)
     palette = gen[-1]
     assert isinstance(palette, Palette)
+    nn.init.normal_(palette.bias)
+    pictures = gen(noise)
+    assert maps[0].shape == (3, 4, 32, 32) and pictures.shape == (3, 3, 32, 32)
     greys = torch.tensor([-1, -1 / 3, 1 / 3, 1])[:, None]
-    colours = (greys + palette.linear(noise.flatten(1)).view(3, 4, 3)).tanh()
+    own = noise.flatten(1) @ palette.linear.weight.T  # of the second and fourth colour
+    none = torch.zeros(3, 3)
+    change = torch.stack([none, own[:, :3], none, own[:, 3:]], 1)
+    colours = (greys + palette.bias + change).tanh()
     for i, y, x in ((0, 0, 0), (0, 31, 5), (1, 7, 30), (2, 16, 16)):
         parts = [math.exp(SHARPNESS * v.item()) for v in maps[0][i, :, y, x]]
         expected = torch.tensor(parts) / sum(parts) @ colours[i]
