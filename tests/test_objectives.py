@@ -646,7 +646,7 @@ def test_recipes_are_the_reports(name: str) -> None:
 
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
-assert set(RECIPES) == {*FACTS, "quick96", "best96", "long96", "best64", "best128"}
+assert set(RECIPES) == {*FACTS, "quick96", "best96", "long96", "best64", "best128", "small96"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
