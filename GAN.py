@@ -17,7 +17,7 @@ appear real.png (pictures as the network sees them), epoch-N.png (always from th
 vectors), epoch-N-loss.png, losses.csv, settings.json, checkpoint.pt (start again: it goes on),
 generator.pt (for sampling) and generator-best.pt. With every grid it prints a score, which falls as
 faces improve (evaluate.py). Ten minutes of recipes/best96.py on two cores (AMD EPYC, Zen 3, torch
-2.14.1) come to a Fréchet distance of 70 and 71 (2 seeds; real pictures: 5.4; report.md).
+2.14.1) come to a Fréchet distance of 70 to 77 (3 runs; real pictures: 5.4; report.md).
 """
 
 from __future__ import annotations
