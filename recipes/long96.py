@@ -6,7 +6,8 @@ discriminator; every pixel is mixed from 16 colours, which makes even fields and
 floor 5.5; report.md): on two cores of an AMD EPYC (Zen 4, bf16, torch 2.14.1), with --palette=0,
 33.3, 95 pictures a second; with a palette that has not been measured. On one core, best96's 16 maps
 (--gen_fm=16 --dis_fm=16): without bf16 (Zen 3) 39.3 with the palette (37 pictures a second), 46.4
-without, at the same time; with bf16 (Zen 4) 36.3 without (108 pictures a second).
+without, at the same time; with bf16 (Zen 4) 36.3 without (108 pictures a second). From avatars
+two hours have been run with --palette=0 only (47.8 with 16 maps); there the palette starts slowly.
 """
 
 img_dir = "img/long96"
