@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import evaluate
+import forked
 import GAN
 import settings
 from conftest import ROOT, TINY, Run
@@ -583,13 +582,14 @@ def test_betas_without_adam(gan: Run, faces: Path) -> None:
 
 
 def test_deterministic(gan: Run, faces: Path, tmp_path: Path) -> None:
-    code = "import os, torch, GAN; GAN.choose_machine('cpu', 'auto', {}); "
+    code = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); import torch, GAN; "
+    code += "GAN.choose_machine('cpu', 'auto', {}); "
     code += "print(torch.are_deterministic_algorithms_enabled(), end=' '); "
     code += "print('CUBLAS_WORKSPACE_CONFIG' in os.environ)"
+    script = tmp_path / "script.py"
     for value in (True, False):
-        command = [sys.executable, "-c", code.format(value)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        assert done.stdout.split() == [str(value)] * 2
+        script.write_text(code.replace("{}", str(value)), "utf-8")
+        assert forked.run([script]).stdout.split() == [str(value)] * 2
     words = [f"--data_dir={faces}", "--n_epoch=2", "--deterministic", "--dis_dropout=0.1"]
     for name in "ab":
         gan(*words, f"--img_dir={tmp_path / name}")

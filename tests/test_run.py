@@ -459,12 +459,16 @@ def test_gan_alone_in_an_empty_folder(faces: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     bare |= {"HOME": str(tmp_path / "file" / "home"), "MPLBACKEND": ""}
 
-    def run(*words: str, code: int = 0) -> str:
-        command = [sys.executable, str(script), *words]
-        done = subprocess.run(
-            command, cwd=elsewhere, env=bare, check=False, timeout=300, capture_output=True,
-            text=True,
-        )  # fmt: skip
+    def run(*words: str, code: int = 0, new: bool = False) -> str:
+        """Its output; new: in an interpreter that has imported nothing yet."""
+        if new:
+            command = [sys.executable, str(script), *words]
+            done = subprocess.run(
+                command, cwd=elsewhere, env=bare, check=False, timeout=300, capture_output=True,
+                text=True,
+            )  # fmt: skip
+        else:
+            done = forked.run([script, *words], elsewhere, bare)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stderr if code else done.stdout
 
@@ -473,7 +477,7 @@ def test_gan_alone_in_an_empty_folder(faces: Path, tmp_path: Path) -> None:
     data, img = script.parent / "data", script.parent / "img"  # they lie beside GAN.py
     shutil.copytree(faces, data / "more", ignore=shutil.ignore_patterns(".GAN*"))
     (data / "bad.png").write_bytes(b"no picture")
-    said = run()
+    said = run(new=True)
     assert "40 pictures, 5 batches of 8" in said and "bad.png can't be read: cannot" in said
     assert len({tile.tobytes() for tile in tiles(img / "real.png")}) >= 40
     assert (img / "epoch-1-loss.png").exists() and len(rows(img)) == 1
