@@ -6,7 +6,7 @@ report.md), on one core of an AMD EPYC (Zen 3, no bf16, torch 2.14.1): 36.0, 44 
 with all details from the start (--grow=0 --lr_g=1e-3 --lr_d=1e-3) 39.3, without a palette as well
 46.4. The latter with bf16 (Zen 4): 36.3 on one core (108 pictures a second); on two, with wider
 networks (--gen_fm=32 --dis_fm=24), 33.3. Wider networks have not been run with a palette, nor this
-on two cores. From avatars, two hours have been run without a palette and grow only (47.8).
+on two cores. From avatars, two hours have been run with neither palette nor grow (47.8).
 """
 
 img_dir = "img/long96"
