@@ -190,7 +190,7 @@ def choose_machine(
     try:
         place = torch.zeros(1, device=Rng(device).device).device  # with its number
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"device={device} can't be used here; --device=auto finds one.") from None
+        raise UserError(f"device={device} can't be used here; --device=cpu always can.") from None
     name, fast = device, "fp32"
     if place.type == "cuda":
         torch.cuda.set_device(place)
@@ -492,6 +492,7 @@ def d_step(
     dis: Module, opt: Optimizer, machine: Machine, real: Tensor, fake: Tensor, aim: Objective = BCE
 ) -> tuple[Tensor, Tensor]:
     """Train D on real and fake (N, 3, S, S): (loss_d, d_real, d_fake) and real's logits (N,)."""
+    dis.requires_grad_(True)  # g_step takes that away
     with machine.autocast():
         real, fake = aim.seen(real), aim.seen(fake)
         if dis.norm == "batch":  # real and fake pictures each have statistics of their own
@@ -515,7 +516,6 @@ def g_step(
         logits = dis(aim.seen(fake)).float()
     loss = aim.g_loss(logits, *real)
     descend(aim.g_weight * loss, opt, machine.scaler)
-    dis.requires_grad_(True)
     return loss.detach()
 
 

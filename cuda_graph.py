@@ -17,12 +17,12 @@ from GAN import say
 class Graph:
     """A step as a CUDA graph: its hundreds of kernels cost the CPU one launch.
 
-    The inputs' shapes must not change; the result is overwritten by the next call. Where the
-    generator has grown, a new graph is made.
+    The inputs' shapes must not change; the result is overwritten by the next call, and by that of
+    any graph of the same pool of memory. Where the generator has grown, a new graph is made.
     """
 
-    def __init__(self, step: Callable[..., Tensor], gen: Module) -> None:
-        self.step, self.gen, self.calls, self.left = step, gen, 0, 0
+    def __init__(self, step: Callable[..., Tensor], gen: Module, pool: Any = None) -> None:
+        self.step, self.gen, self.pool, self.calls, self.left = step, gen, pool, 0, 0
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         if (left := getattr(self.gen, "left", 0)) != self.left:
@@ -34,12 +34,13 @@ class Graph:
             self.inputs, self.graph = [value.clone() for value in inputs], torch.cuda.CUDAGraph()
             try:  # thread_local: other threads may do with the device what they like
                 stream = torch.cuda.current_stream()
-                with torch.cuda.graph(self.graph, None, stream, "thread_local"):
+                with torch.cuda.graph(self.graph, self.pool, stream, "thread_local"):
                     self.result = self.step(*self.inputs)
             except RuntimeError as error:
                 reason = str(error).partition("\n")[0]
                 say(f"No CUDA graph can be made here, so training is slower ({reason}).")
                 self.calls = -sys.maxsize
+                del self.graph, self.inputs  # and the memory that they hold
                 return self.step(*inputs)
         torch._foreach_copy_(self.inputs, inputs)
         self.graph.replay()
@@ -49,6 +50,9 @@ class Graph:
 def captured(
     steps: dict[Any, Callable[..., Tensor]], gen: Module
 ) -> dict[Any, Callable[..., Tensor]]:
-    """These steps of a generator, by whatever names, as graphs."""
+    """These steps of a generator, by whatever names, as graphs. They take turns, so they share
+    their memory: together they need what the largest does.
+    """
     warnings.filterwarnings("ignore", ".*capturable")  # the first steps run outside of a graph
-    return {name: Graph(step, gen) for name, step in steps.items()}
+    pool = torch.cuda.graph_pool_handle()
+    return {name: Graph(step, gen, pool) for name, step in steps.items()}

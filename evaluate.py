@@ -390,15 +390,22 @@ class Scorer:
 
 
 def scorer_of_run(
-    data: Tensor, settings: dict[str, Any], machine: GAN.Machine, out: Path
+    data: Tensor, settings: dict[str, Any], machine: GAN.Machine, out: Path, history: Sequence[Row]
 ) -> Scorer:
-    """What scores the generator of a run of GAN.py into out, with all its settings."""
+    """What scores the generator of a run of GAN.py into out, with all its settings, from the last
+    row of its history on; the others are of before it went on.
+    """
     root = GAN.full_path(settings["data_dir"])
     places = [out] if settings["dry_run"] else [root if root.is_dir() else root.parent, out]
     weights = str(GAN.full_path(settings["score_weights"])) if settings["score_weights"] else ""
     step = min(settings["batch_size"], len(data)) * settings["g_every"]
     about = settings["noise_size"], step, settings["loss"], machine, settings["score_by"]
-    return Scorer(data, *about, weights, places)
+    scorer = Scorer(data, *about, weights, places)
+    lasts = settings["n_epoch"], 60 * settings["minutes"] or math.inf
+    for row in history[:-1] if settings["grow"] else ():
+        if row.get("score") and max(row["epoch"] / lasts[0], row["seconds"] / lasts[1]) < 0.5:
+            scorer.coarse = row["images"]
+    return scorer
 
 
 # ---- health --------------------------------------------------------------------------------------
@@ -560,6 +567,8 @@ def load_networks(args: argparse.Namespace, machine: GAN.Machine) -> dict[str, A
             if weights or args.networks == [name]:
                 raise
             print(f"{name} is left out: {error}.")
+    if not networks:
+        raise UserError("none of these networks can be had; --networks=lite0 needs no download")
     return networks
 
 

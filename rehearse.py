@@ -71,6 +71,9 @@ def rehearse(root: Path, img: Path) -> None:
     say(f"  {many} epochs at {rate:.0f} pictures/s on {machine.name}")
     say(f"  (grids and scores left out{'; faster until the networks grow' if GAN.grow else ''})")
     used, there = memory(machine.device)
+    all_pictures = found * GAN.image_size**2 * 3
+    if machine.device.type == "cuda" and 2 * all_pictures < there:  # then training keeps them there
+        used += all_pictures
     say(f"memory: {used / 1e9:.1f} GB of {there / 1e9:.1f} GB")
     if used > there:
         raise GAN.UserError("There is not enough memory: use a smaller --batch_size or --gen_fm.")
@@ -78,7 +81,7 @@ def rehearse(root: Path, img: Path) -> None:
     grids = sum((out / f"epoch-1{kind}.png").stat().st_size for kind in ("", "-loss"))
     sizes = [file.stat().st_size for file in out.glob("*.pt")]
     checkpoints = sum(sizes) + max(sizes)  # while a new one is written
-    check_disk(root, 0 if cached else found * GAN.image_size**2 * 3, may_be_read_only=True)
+    check_disk(root, 0 if cached else all_pictures, may_be_read_only=True)
     check_disk(img, checkpoints + grids * (2 + int(epochs) // GAN.save_every))
 
 
@@ -126,19 +129,25 @@ def say_if_long(rate: float, left: int, machine: GAN.Machine) -> None:
 def advice_on_memory() -> str:
     """What to do when a GPU's memory was not enough: the batch_size that is, found by halving."""
     settings, batch = GAN.settings_now(), GAN.batch_size
-    machine = GAN.choose_machine(GAN.device, GAN.precision, GAN.deterministic, compile=False)
+    machine = GAN.choose_machine(GAN.device, GAN.precision, GAN.deterministic, GAN.compile)
+    root, img = GAN.full_path(GAN.data_dir), GAN.full_path(GAN.img_dir)
+    data, _ = GAN.load_pictures(root, GAN.image_size, img)
+    torch.cuda.empty_cache()
+    if 2 * data.nbytes < torch.cuda.mem_get_info()[0]:  # as training does
+        data = data.to(machine.device)
     while batch := batch // 2:
         torch.cuda.empty_cache()
         with suppress(torch.OutOfMemoryError):
             parts = GAN.build(settings, machine)
             aim = GAN.choose_objective(settings, batch, parts)
             aim.schedule(0.5)  # networks that grow are largest from there on
-            step = GAN.build_steps(parts, machine, aim)[True, True, True]
+            steps = GAN.build_steps(parts, machine, aim)
             noise = torch.randn(batch, GAN.noise_size, 1, 1, device=machine.device)
             shape = batch, GAN.image_size, GAN.image_size, 3
             pictures = torch.zeros(shape, dtype=torch.uint8, device=machine.device)
-            for _ in range(2):  # the second with all that an optimiser keeps
-                step(noise, pictures)
+            for kind in ((True, True, True), (True, False, True)):
+                for _ in range(4):  # optimisers keep more from the first on, the fourth is a graph
+                    steps[kind](noise, pictures)
             return f"--batch_size={batch} fits."
     return "Not even a batch of one fits: use smaller --gen_fm and --dis_fm."
 

@@ -280,7 +280,7 @@ class RunFolder(GAN.RunFolder):
             if self.scorer is None:
                 from evaluate import scorer_of_run
 
-                self.scorer = scorer_of_run(data, settings, machine, self.path)
+                self.scorer = scorer_of_run(data, settings, machine, self.path, history)
             return self.scorer(average, history) if self.scorer else (False, [])
         except Exception as error:  # there are many kinds
             if self.scorer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import json
 import math
 import os
@@ -623,6 +625,46 @@ def test_networks_are_not_told_to_stop_before_they_have_grown(
             told[i] = said
     assert told.keys() == {1, 251}  # 1,000 steps after the first score with all details
     assert "still grow" in told[1][0] and "Nothing improves" in told[251][0]
+
+
+def test_networks_that_cannot_be_downloaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(name: str, *_: Any) -> str:
+        if name != "lite0":
+            raise GAN.UserError(f"no {name}")
+        return "a network"
+
+    monkeypatch.setattr(evaluate, "load_network", load)
+    args = argparse.Namespace(weights="", networks=["a", "lite0", "b"])
+    assert evaluate.load_networks(args, CPU) == {"lite0": "a network"}
+    assert capsys.readouterr().out == "a is left out: no a.\nb is left out: no b.\n"
+    args.networks = ["a", "b"]
+    with pytest.raises(GAN.UserError, match="none of these networks can be had"):
+        evaluate.load_networks(args, CPU)
+
+
+@pytest.mark.parametrize(
+    ("changed", "coarse"),
+    [
+        ({}, 40),
+        ({"n_epoch": 10**6, "minutes": 1}, 60),
+        ({"n_epoch": 12, "minutes": 1}, 50),
+        ({"grow": 0}, 0),
+    ],
+)
+def test_a_run_that_goes_on_knows_how_long_its_networks_grew(
+    avatars: Tensor, tmp_path: Path, changed: dict[str, Any], coarse: int
+) -> None:
+    """Scores of before half of the run are of coarse pictures, as in a run that never stopped."""
+    settings = GAN.settings_now() | {"grow": 1, "n_epoch": 10, "data_dir": str(tmp_path)} | changed
+    history = [row(10 * i, 2000) | {"seconds": 4.5 * i} for i in range(1, 10)]  # 10 an epoch
+    del history[2]["score"]
+    go = functools.partial(evaluate.scorer_of_run, avatars, settings, CPU, tmp_path)
+    assert go(history).coarse == coarse
+    assert go(history[:2]).coarse == (10 if settings["grow"] else 0)
+    for begun in (history[:1], history[2:4]):  # the first score of a run
+        assert go(begun).coarse == 0
 
 
 def test_whatever_fails_in_a_score_training_goes_on(

@@ -804,6 +804,7 @@ def test_damaged_and_hostile_input(tmp_path: Path) -> None:
     for counts in results.values():
         assert counts["tried"] == 15 and counts["crashes"] == []
         assert counts["read"] + counts["skipped"] + counts["refused"] == 15
+    assert results["settings"]["read"] > 0
 
 
 def test_a_fault_that_the_fuzzer_must_find(tmp_path: Path) -> None:

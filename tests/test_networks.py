@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -581,8 +582,29 @@ def test_g_step() -> None:
         torch.testing.assert_close(after.detach(), before.detach() - 0.1 * before.grad)
     for after, before in zip(dis.parameters(), weights_before, strict=True):
         assert after.grad is None
-        assert after.requires_grad
         assert torch.equal(after, before)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_d_learns_after_a_step_of_g(fails: bool) -> None:
+    """Also after one that failed half-way, as where a CUDA graph can't be made."""
+    gen, dis, pictures, noise = networks()
+    real = GAN.to_real(pictures, CPU)
+    plain, weights_before = copy.deepcopy(dis), copy.deepcopy(list(dis.parameters()))
+    opt_g, opt_d = (torch.optim.SGD(net.parameters(), lr=0.1) for net in (gen, dis))
+    if fails:
+        aim: Any = GAN.BCE._replace(g_loss=lambda logits: logits.no_such_thing)
+        with pytest.raises(AttributeError):
+            GAN.g_step(dis, opt_g, CPU, gen(noise), aim=aim)
+    else:
+        GAN.g_step(dis, opt_g, CPU, gen(noise))
+    fake = gen(noise).detach()
+    for net, opt in ((dis, opt_d), (plain, torch.optim.SGD(plain.parameters(), lr=0.1))):
+        GAN.d_step(net, opt, CPU, real, fake)
+    weights = zip(dis.parameters(), plain.parameters(), weights_before, strict=True)
+    for after, other, before in weights:
+        assert after.requires_grad and torch.equal(after, other)
+        assert not torch.equal(after, before)
 
 
 # Relative errors: of losses, of the discriminator's gradient, of the generator's (twice as deep).
