@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import GAN
 from conftest import ROOT, Run
@@ -204,3 +206,27 @@ def test_deterministic_runs(gan: Run, faces: Path, tmp_path: Path, way: str) -> 
     a, b, c = (state_of(tmp_path / name) for name in "abc")
     for one, again, in_two in zip(a, b, c, strict=True):
         assert torch.equal(one, again) and torch.equal(one, in_two)
+
+
+def test_the_batch_size_that_is_advised_fits(tmp_path: Path) -> None:
+    """Where memory is short, also beside all pictures and with graphs, as training has them."""
+    (tmp_path / "data").mkdir()
+    torch.manual_seed(0)
+    for i, picture in enumerate(torch.randint(0, 256, (2100, 8, 8, 3), dtype=torch.uint8).numpy()):
+        Image.fromarray(picture).resize((96, 96)).save(tmp_path / "data" / f"{i}.jpg")
+    code = """
+import sys, torch
+torch.cuda.set_per_process_memory_fraction(1e9 / torch.cuda.mem_get_info()[1])
+import GAN
+GAN.main()
+"""
+    command = [sys.executable, "-c", code, f"--data_dir={tmp_path / 'data'}", "--n_epoch=8"]
+    command += [f"--img_dir={tmp_path / 'img'}", "--device=cuda", "--score_by=none"]
+    words = [*command, "--batch_size=2048"]
+    short = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    advice = re.search(r"GAN.py: out of memory. (--batch_size=[0-9]+) fits.", short.stderr)
+    assert short.returncode == 1 and advice, short.stderr
+    words = [*command, advice[1], "--fresh=True"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Finished 8 epochs" in done.stdout and "No CUDA graph" not in done.stdout
