@@ -746,6 +746,38 @@ def test_too_much_for_the_memory(gan: Run, faces: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("most", "advice"), [(10, "--batch_size=8 fits."), (0, "Not even")])
+def test_the_batch_size_that_a_gpu_is_advised(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, advice: str
+) -> None:
+    """The first half, quarter, ... that every kind of step can be made with, as graphs, too."""
+    import rehearse
+
+    made: list[tuple[int, tuple[bool, ...]]] = []
+    build_steps = GAN.build_steps
+
+    def with_little_memory(*about: Any) -> Any:
+        def limited(kind: tuple[bool, ...], step: Callable[..., Any], *inputs: Any) -> Any:
+            made.append((len(inputs[0]), kind))
+            if len(inputs[0]) > most:
+                raise torch.OutOfMemoryError
+            return step(*inputs)
+
+        steps = build_steps(*about)
+        return {kind: partial(limited, kind, step) for kind, step in steps.items()}
+
+    monkeypatch.setattr(GAN, "build_steps", with_little_memory)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**9, 10**9))
+    tiny = {"image_size": 32, "gen_fm": 4, "dis_fm": 4, "batch_size": 64, "device": "cpu"}
+    for name, value in (tiny | {"data_dir": str(faces), "img_dir": str(tmp_path / "img")}).items():
+        monkeypatch.setattr(GAN, name, value)
+    assert rehearse.advice_on_memory().startswith(advice)
+    whole = [(8, (True, more, True)) for more in (True, False) for _ in range(4)]
+    tried = [32, 16] if most else [32, 16, 8, 4, 2, 1]
+    assert made == [(n, (True, True, True)) for n in tried] + (whole if most else [])
+
+
 def test_all_that_is_wrong_is_said_at_once(gan: Run, tmp_path: Path) -> None:
     words = "--batch_size=0 --image_size=100 --g_every=0 --beta1_g=1 --n_epcoh=5 --ema --noise"
     wrong = gan(*words.split(), "nothing.py", f"--data_dir={tmp_path}", code=1).stderr
