@@ -401,6 +401,7 @@ def scorer_of_run(
     step = min(settings["batch_size"], len(data)) * settings["g_every"]
     about = settings["noise_size"], step, settings["loss"], machine, settings["score_by"]
     scorer = Scorer(data, *about, weights, places)
+    # Networks have all their stages from half of the run on (objectives.Schedule).
     lasts = settings["n_epoch"], 60 * settings["minutes"] or math.inf
     for row in history[:-1] if settings["grow"] else ():
         if row.get("score") and max(row["epoch"] / lasts[0], row["seconds"] / lasts[1]) < 0.5:
