@@ -70,7 +70,7 @@ palette = 0  # colours of each picture, that the generator mixes all its pixels 
 grow = 0  # stages that both networks gain in a run's first half (progressive growing); 0: none
 blocks = 0  # extra residual 3x3 convolutions at every size below the picture's, in both networks
 upsample = "transposed"  # in the generator: convolutions; "nearest", "bilinear": without weave
-modulate = False  # True: the noise also scales and shifts the generator's feature maps
+modulate = 0.0  # how far the noise also scales and shifts G's feature maps: 1, or 0.25; 0: not
 bias = True  # all convolutions have one; "outer": those without batch norm after them; False: none
 dis_norm = "none"  # "none", "batch" (all but the discriminator's outer layers) or "spectral"
 dis_dropout = 0.0  # share of the discriminator's feature maps that a step does without
@@ -320,7 +320,7 @@ class Layers(NamedTuple):
     upsample: str = "transposed"
     grow: int = 0
     blocks: int = 0
-    modulate: bool = False
+    modulate: float = 0.0
     full_fm: int = 0
     palette: int = 0
 

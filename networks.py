@@ -55,20 +55,25 @@ SHARPNESS = 4  # of a Palette's softmax: shares near 0 and 1 without large weigh
 
 
 class ModulatedNorm(nn.BatchNorm2d):
-    """Batch norm of (N, C, S, S) whose scale and shift are linear in the noise (N, Z, 1, 1).
+    """Batch norm of (N, C, S, S) whose scale and shift are linear in the noise (N, Z, 1, 1), of
+    which it takes a share.
 
     A simple case of self-modulation (Chen et al. 2019, On Self Modulation for Generative
-    Adversarial Networks, eq. 2), which starts near plain batch norm: off by 0.02 |z|.
+    Adversarial Networks, eq. 2), which starts near plain batch norm: off by 0.02 share |z|. The
+    share is a learning rate, too: whatever the gradient, Adam moves each weight by about the rate,
+    and so what they make of the noise by up to that times share Z.
     """
 
-    def __init__(self, channels: int, noise_size: int) -> None:
+    def __init__(self, channels: int, noise_size: int, share: float = 1) -> None:
         super().__init__(channels, affine=False)
+        self.share = share
         self.linear = nn.Linear(noise_size, 2 * channels)
         nn.init.normal_(self.linear.weight, 0, 0.02)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:  # type: ignore[override]
-        scale, shift = self.linear(noise.flatten(1))[..., None, None].to(x.dtype).chunk(2, 1)
+        changes = self.linear(self.share * noise.flatten(1)).to(x.dtype)
+        scale, shift = changes[..., None, None].chunk(2, 1)
         return torch.addcmul(shift, super().forward(x), scale + 1)
 
 
@@ -119,7 +124,7 @@ class RichGenerator(Generator):
     like.blocks: that many residual blocks at every size but the picture's. like.full_fm: that many
     maps of the picture's size, normalised and rectified, from which a convolution of 3x3 makes the
     picture; 0: none. like.palette: a Palette of that many colours in place of tanh; 0: none.
-    like.modulate: ModulatedNorm in place of batch norm.
+    like.modulate: ModulatedNorm, with that share of the noise, in place of batch norm; 0: none.
     """
 
     def __init__(self, image_size: int, noise_size: int, fm: int, like: Layers) -> None:
@@ -141,10 +146,11 @@ class RichGenerator(Generator):
                 self.insert(len(self) - 1, layer)
         if like.palette:
             self[-1] = Palette(like.palette, noise_size)
-        for module in list(self.modules()) if like.modulate else ():
+        share = float(like.modulate)  # True in older files
+        for module in list(self.modules()) if share else ():
             for name, norm in module.named_children():
                 if isinstance(norm, nn.BatchNorm2d):
-                    setattr(module, name, ModulatedNorm(norm.num_features, noise_size))
+                    setattr(module, name, ModulatedNorm(norm.num_features, noise_size, share))
 
     def forward(self, noise: Tensor) -> Tensor:
         x = noise

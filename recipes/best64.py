@@ -20,7 +20,7 @@ deep_side = 4
 full_fm = 16
 blocks = 1
 upsample = "bilinear"
-modulate = True
+modulate = 1
 bias = "outer"
 init = "he"
 

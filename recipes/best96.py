@@ -32,7 +32,7 @@ full_fm = 16
 grow = 1
 blocks = 1
 upsample = "bilinear"
-modulate = True
+modulate = 1
 bias = "outer"
 init = "he"
 

@@ -25,7 +25,7 @@ full_fm = 16
 palette = 16
 blocks = 1
 upsample = "bilinear"
-modulate = True
+modulate = 1
 bias = "outer"
 init = "he"
 

@@ -161,10 +161,11 @@ def test_a_generator_without_weave(size: int, kind: type[nn.ConvTranspose2d]) ->
     torch.testing.assert_close(same, same[:, :1, :1].expand_as(same))
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_modulated_norm(training: bool) -> None:
+@pytest.mark.parametrize(("training", "share"), [(True, 1), (False, 1), (True, 0.25)])
+def test_modulated_norm(training: bool, share: float) -> None:
     """Self-modulation: normalised maps times 1 + a row of the linear layer, plus another row."""
-    norm, x, z = ModulatedNorm(3, 5).double(), torch.randn(4, 3, 6, 6), torch.randn(4, 5, 1, 1)
+    norm, x, z = ModulatedNorm(3, 5, share), torch.randn(4, 3, 6, 6), torch.randn(4, 5, 1, 1)
+    norm.double()
     x, z = x.double(), z.double()
     norm.running_mean, norm.running_var = torch.rand(2, 3, dtype=torch.float64)
     norm.train(training)
@@ -173,15 +174,15 @@ def test_modulated_norm(training: bool) -> None:
     if not training:
         mean, var = norm.running_mean.clone(), norm.running_var.clone()
     normalised = (x - mean.view(3, 1, 1)) / (var.view(3, 1, 1) + norm.eps).sqrt()
-    row = z.flatten(1) @ norm.linear.weight.T + norm.linear.bias
+    row = share * z.flatten(1) @ norm.linear.weight.T + norm.linear.bias
     expected = normalised * (1 + row[:, :3, None, None]) + row[:, 3:, None, None]
-    assert row.abs().mean() > 0.01  # the noise counts from the start
+    assert row.abs().mean() > 0.01 * share  # the noise counts from the start
     torch.testing.assert_close(norm(x, z), expected)
 
 
 @pytest.mark.parametrize("size", [32, 96])
 def test_a_modulated_generator(size: int) -> None:
-    like = GAN.Layers(modulate=True, bias=False)
+    like = GAN.Layers(modulate=1, bias=False)
     settings = {"image_size": size, "noise_size": 7, "gen_fm": 4, **like._asdict()}
     torch.manual_seed(0)
     gen = GAN.make_generator(settings)
@@ -193,6 +194,9 @@ def test_a_modulated_generator(size: int) -> None:
     plain.load_state_dict(gen.state_dict(), strict=False)  # batch norm's own weights: 1 and 0
     noise = torch.randn(6, 7, 1, 1)
     assert not torch.allclose(gen(noise), plain(noise), atol=1e-3)
+    older = GAN.make_generator(settings | {"modulate": True})  # in files: all of the noise
+    older.load_state_dict(gen.state_dict())
+    assert torch.equal(older(noise), gen(noise))
     for m in gen:
         if isinstance(m, ModulatedNorm):
             nn.init.zeros_(m.linear.weight)
@@ -204,7 +208,7 @@ def test_a_modulated_generator(size: int) -> None:
 def test_a_modulated_generator_in_bf16() -> None:
     """The same pictures and gradients but for rounding; what it keeps stays float32."""
     torch.manual_seed(0)
-    like = GAN.Layers(modulate=True, bias="outer", upsample="nearest")
+    like = GAN.Layers(modulate=1, bias="outer", upsample="nearest")
     gen = GAN.make_generator({"image_size": 32, "noise_size": 7, "gen_fm": 16, **like._asdict()})
     init_dcgan(gen)
     for m in gen:
@@ -245,8 +249,8 @@ def test_init_dcgan() -> None:
             assert m.bias is not None and not m.bias.any()
 
 
-@pytest.mark.parametrize("modulate", [False, True])
-def test_a_generator_with_blocks(modulate: bool) -> None:
+@pytest.mark.parametrize("modulate", [0, 0.25])
+def test_a_generator_with_blocks(modulate: float) -> None:
     """Two at every size but the last; with weights of 0 they change nothing."""
     like = GAN.Layers(deep_side=6, upsample="nearest", modulate=modulate, bias="outer", blocks=2)
     settings = {"image_size": 96, "noise_size": 7, "gen_fm": 4, **like._asdict()}
@@ -299,7 +303,7 @@ def test_a_generator_with_maps_of_full_size(size: int, deep_side: int, upsample:
     pictures.sum().backward()
     assert all(w.grad is not None for w in gen.parameters())
     assert GAN.make_generator(settings | {"bias": True})[-5].bias.shape == (5,)
-    modulated = GAN.make_generator(settings | {"modulate": True, "blocks": 0})
+    modulated = GAN.make_generator(settings | {"modulate": 0.25, "blocks": 0})
     assert isinstance(modulated[-4], ModulatedNorm)
     assert modulated(noise).shape == (3, 3, size, size)
 

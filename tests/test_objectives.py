@@ -555,7 +555,7 @@ def test_settings_that_do_not_fit(gan: Run, faces: Path, words: str, expected: s
 def test_other_optimisers_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Path) -> None:
     words = [f"--data_dir={faces}", "--n_epoch=1"]
     gan(*words)
-    others = "optim_d=sgd bias=False kernel=5 modulate full_fm=8 palette=8 grow=1 lr_by_fan_in"
+    others = "optim_d=sgd bias=False kernel=5 modulate=1 full_fm=8 palette=8 grow=1 lr_by_fan_in"
     for word in others.split():
         assert "other networks or optimisers" in gan(*words, f"--{word}", code=1).stderr
     saved = checkpoint(tmp_path / "img")
@@ -563,7 +563,7 @@ def test_other_optimisers_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Pa
     for name in [*later.split(), "gp_growth", "palette"]:  # a checkpoint of before they existed
         del saved["settings"][name]
     torch.save(saved, tmp_path / "img" / "checkpoint.pt")
-    for word in ("--optim_d=sgd", "--bias=outer", "--kernel=5", "--modulate", "--blocks=1"):
+    for word in ("--optim_d=sgd", "--bias=outer", "--kernel=5", "--modulate=1", "--blocks=1"):
         assert "other networks or optimisers" in gan(*words, word, code=1).stderr
     assert "augment False -> True" in gan(*words[:1], "--n_epoch=2", "--augment").stdout
 
