@@ -61,10 +61,10 @@ class ModulatedNorm(nn.BatchNorm2d):
     A simple case of self-modulation (Chen et al. 2019, On Self Modulation for Generative
     Adversarial Networks, eq. 2), which starts near plain batch norm: off by 0.02 share |z|. The
     share is a learning rate, too: whatever the gradient, Adam moves each weight by about the rate,
-    and so what they make of the noise by up to that times share Z.
+    and so what they make of the noise by up to that times share Σ|z|.
     """
 
-    def __init__(self, channels: int, noise_size: int, share: float = 1) -> None:
+    def __init__(self, channels: int, noise_size: int, share: float) -> None:
         super().__init__(channels, affine=False)
         self.share = share
         self.linear = nn.Linear(noise_size, 2 * channels)
@@ -146,11 +146,11 @@ class RichGenerator(Generator):
                 self.insert(len(self) - 1, layer)
         if like.palette:
             self[-1] = Palette(like.palette, noise_size)
-        share = float(like.modulate)  # True in older files
-        for module in list(self.modules()) if share else ():
+        for module in list(self.modules()) if like.modulate else ():
             for name, norm in module.named_children():
                 if isinstance(norm, nn.BatchNorm2d):
-                    setattr(module, name, ModulatedNorm(norm.num_features, noise_size, share))
+                    modulated = ModulatedNorm(norm.num_features, noise_size, like.modulate)
+                    setattr(module, name, modulated)
 
     def forward(self, noise: Tensor) -> Tensor:
         x = noise

@@ -442,7 +442,7 @@ def test_networks_that_grow(
 def test_a_generator_block() -> None:
     block, x, z = GeneratorBlock(3), torch.randn(4, 3, 6, 6), torch.randn(4, 5, 1, 1)
     mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
-    for norm in (nn.BatchNorm2d(3), ModulatedNorm(3, 5)):
+    for norm in (nn.BatchNorm2d(3), ModulatedNorm(3, 5, 1)):
         block.norm = norm
         maps = (x - mean) / (var + norm.eps).sqrt()
         if isinstance(norm, ModulatedNorm):
