@@ -1,18 +1,19 @@
 """best96 for two hours, with a palette and slower modulation.
 
 Every pixel is mixed from 16 colours, which makes even fields and clean lines; and a quarter of the
-noise modulates the maps, so that a step of Adam changes less of that. 45 minutes from 23,399 drawn
-faces, seed 0, Fréchet distance to 5,000 others (EfficientNet-Lite0, floor 5.4 or 5.5; report.md),
-on one core of an AMD EPYC (Zen 3, no bf16, torch 2.14.1): 51.4, a score of 368 (floor 30); with all
-of the noise (--modulate=1), nearly at the same time, 105.5 and 473.
+noise modulates the maps, so that a step of Adam changes less of that. From 23,399 drawn faces, seed
+0, Fréchet distance to 5,000 others (EfficientNet-Lite0, floor 5.4 or 5.5; report.md), on one core
+of an AMD EPYC (Zen 3, no bf16, torch 2.14.1): after 110 minutes, 52 pictures a second, 43.0, a
+score of 236 (floor 30), after 45 51.4 and 368; with all of the noise (--modulate=1) after 45,
+nearly at the same time, 105.5 and 473.
 
-With all of it, 110 minutes come to 36.0 and 241, 44 pictures a second; with all details from the
-start (--grow=0 --lr_g=1e-3 --lr_d=1e-3) to 39.3, without a palette as well to 46.4. On two cores,
-64 pictures a second, it is 37.2, with the best score of all (207). With neither palette nor grow,
-but bf16 (Zen 4), one core comes to 36.3 (108 pictures a second), two with wider networks
-(--gen_fm=32 --dis_fm=24) to 33.3, a score of 217 and truer shading. Neither a quarter of the noise
-nor, with a palette, wider networks have been run for so long. From avatars, two hours have been run
-with neither palette nor grow (47.8).
+With all of it, 110 minutes come to 36.0 and 241, 44 pictures a second, which is nearer, but with
+more faces broken; with all details from the start (--grow=0 --lr_g=1e-3 --lr_d=1e-3) to 39.3,
+without a palette as well to 46.4. On two cores, 64 pictures a second, it is 37.2, with the best
+score of all (207). With neither palette nor grow, but bf16 (Zen 4), one core comes to 36.3 (108
+pictures a second), two with wider networks (--gen_fm=32 --dis_fm=24) to 33.3, a score of 217 and
+truer shading. With a palette, wider networks have not been run for so long. From avatars, two hours
+have been run with neither palette nor grow (47.8).
 """
 
 img_dir = "img/long96"
