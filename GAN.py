@@ -13,11 +13,10 @@
     python GAN.py --help                        list all settings
 
 Pictures are looked for in data/, in folders and zip files; without any, avatars are drawn. In img/
-appear real.png (pictures as the network sees them), epoch-N.png (always from the same 64 noise
-vectors), epoch-N-loss.png, losses.csv, settings.json, checkpoint.pt (start again: it goes on),
-generator.pt (for sampling) and generator-best.pt. With every grid it prints a score, which falls as
-faces improve (evaluate.py). Ten minutes of recipes/best96.py on two cores (AMD EPYC, Zen 3, torch
-2.14.1) come to a Fréchet distance of 70 to 77 (3 runs; real pictures: 5.4; report.md).
+appear real.png (what the networks see), epoch-N.png (from the same 64 noise vectors) with
+epoch-N-loss.png, losses.csv, settings.json, checkpoint.pt (start again: it goes on), generator.pt
+and generator-best.pt (to draw with). Grids have a score, which falls as faces improve
+(evaluate.py). Ten minutes of best96 on two cores end at a Fréchet distance of 70 to 77 (real 5.4).
 """
 
 from __future__ import annotations
@@ -63,6 +62,7 @@ flip = False  # True: mirror every picture half of the time
 noise_size = 100  # numbers that the generator makes a face from
 gen_fm = 32  # feature maps before the generator's last layer; 128 in the DCGAN paper
 dis_fm = 32  # feature maps after the discriminator's first layer; 128 in the paper
+fm_factor = 2.0  # times as many maps at half the side, in both; 1.4: more of the work on details
 deep_side = 4  # of the deepest feature maps: 4, or 6 (sizes of 3·2^k are doubled all the way)
 kernel = 4  # of the convolutions that halve or double the side: 4, or 5
 full_fm = 0  # feature maps as large as the picture, which the generator makes it from; 0: none
@@ -305,7 +305,7 @@ def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> 
 #
 # One rule for every size 2^k or 3·2^k: 4x4 (or 6x6) feature maps at the deep end, doubled stage by
 # stage (kernel 4, stride 2, padding 1; or 5, 2, 2) up to the last, which doubles or triples to the
-# picture (kernel 5, stride 3, padding 1). Halving the side doubles the feature maps. At 96:
+# picture (kernel 5, stride 3, padding 1). Half the side has fm_factor (2) times the maps. At 96:
 #
 #     generator      noise 100 > 8·fm 4x4 > 4·fm 8x8 > 2·fm 16x16 > fm 32x32 > 3 96x96
 #     discriminator  3 96x96 > fm 32x32 > 2·fm 16x16 > 4·fm 8x8 > 8·fm 4x4 > 1 logit
@@ -317,6 +317,7 @@ class Layers(NamedTuple):
     kernel: int = 4
     bias: bool | str = True
     deep_side: int = 4
+    fm_factor: float = 2.0
     upsample: str = "transposed"
     grow: int = 0
     blocks: int = 0
@@ -334,13 +335,13 @@ DCGAN = Layers()
 
 def convolutions(image_size: int, fm: int, end: int, like: Layers) -> list[tuple[int, ...]]:
     """(channels deep, channels shallow, kernel, stride, padding) from 1x1 up to the picture."""
-    fms, side, start, kernel = [fm], like.deep_side, like.deep_side, like.kernel
+    fms, unit, side = [fm], math.gcd(fm, 8), (start := like.deep_side)  # hardware likes 8s
     while image_size > 3 * side:
-        fms, side = [2 * fms[0], *fms], 2 * side
+        fms, side = [unit * round(fm * like.fm_factor ** len(fms) / unit), *fms], 2 * side
     if image_size not in (2 * side, 3 * side):
         sizes = "8·2^k or 12·2^k for deep_side=4, 12·2^k or 18·2^k for deep_side=6"
         raise UserError(f"image_size must be {sizes}, not {image_size} (deep_side={start})")
-    double, triple = (kernel, 2, kernel // 2 - (kernel == 4)), (5, 3, 1)
+    double, triple = (like.kernel, 2, like.kernel // 2 - (like.kernel == 4)), (5, 3, 1)
     doubling = [(deep, shallow, *double) for deep, shallow in pairwise(fms)]
     last = fm, 3, *(double if image_size == 2 * side else triple)
     return [(end, fms[0], start, 1, 0), *doubling, last]
@@ -356,7 +357,7 @@ class Generator(nn.Sequential):
         layers: list[Module] = []
         for deep, shallow, k, stride, pad in convolutions(image_size, fm, noise_size, like):
             more = max(0, stride + 2 * pad - k)  # of an odd kernel: it would be one pixel short
-            bias = like.has_bias(normed=deep != fm or stride == 1)
+            bias = like.has_bias(normed=(deep, shallow) != (fm, 3))
             if like.upsample != "transposed" and stride > 1:
                 layers.append(sibling("networks").UP[like.upsample](deep, shallow, stride, bias))
             else:
@@ -379,7 +380,7 @@ class Discriminator(nn.Sequential):
     ) -> None:
         layers: list[Module] = []
         for deep, shallow, k, stride, pad in reversed(convolutions(image_size, fm, 1, like)):
-            normed = norm == "batch" and deep != fm and stride > 1
+            normed = norm == "batch" and layers != [] and stride > 1
             layer = nn.Conv2d(shallow, deep, k, stride, pad, bias=like.has_bias(normed))
             layers.append(spectral_norm(layer) if norm == "spectral" else layer)
             if stride == 1:  # the last
@@ -403,7 +404,7 @@ def ema_decay(half_life: float, images: int, step_images: int) -> float:
 def make_generator(s: Dict) -> Generator:
     """The generator that settings s make; older ones, in a file, lack some."""
     like = Layers(**{name: s[name] for name in Layers._fields if name in s})
-    kind = sibling("networks").generators(like) if any(like[4:]) else Generator
+    kind = sibling("networks").generators(like) if any(like[5:]) else Generator
     return kind(s["image_size"], s["noise_size"], s["gen_fm"], like)
 
 
@@ -636,7 +637,7 @@ class Progress:
 
 
 def snapshot(parts: Dict, rng: Rng, progress: Progress, settings: Dict) -> Dict:
-    """A copy of all there is to go on from, for save_checkpoint() to write as training goes on."""
+    """A copy of all there is to go on from, to be written as training goes on."""
     states = {name: part.state_dict() for name, part in parts.items()}
     whole = {"format": FORMAT, "settings": settings, "parts": states, "progress": vars(progress)}
     whole |= {"rng": rng.get_state(), "device": rng.device.type}
@@ -800,7 +801,6 @@ def train(
     say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine.name}")
     weights = [sum(w.numel() for w in net.parameters()) for net in (gen, dis)]
     say(f"generator {weights[0]:,} weights, discriminator {weights[1]:,}; look into {show(out)}")
-
     aim = choose_objective(settings, batch, parts)
     steps = build_steps(parts, machine, aim)
 

@@ -46,6 +46,7 @@ RULES: dict[str, Rule] = {
         ("ema seed score_every", from_up(0)),
         ("full_fm", from_up(0, 2**20)),
         ("palette", (int, lambda v: v == 0 or 2 <= v <= 2**20, "0 or a whole number from 2 up")),
+        ("fm_factor", (float, lambda v: 1 <= v <= 4, "a number from 1 to 4")),
         ("blocks grow", from_up(0, 16)),
         ("flip fresh dry_run compile augment deterministic lr_by_fan_in", YES_OR_NO),
         ("lr_g lr_d gp_growth checkpoint_minutes", ABOVE_ZERO),

@@ -107,6 +107,31 @@ def test_from_6x6_every_stage_doubles() -> None:
         GAN.Generator(64, 7, 1, SIX)
 
 
+@pytest.mark.parametrize(
+    "fm, factor, fms",
+    [
+        (24, 1.4, [24, 32, 48, 64]),  # eights nearest to 33.6, 47.04 and 65.856
+        (16, 1.6, [16, 24, 40, 64]),
+        (4, 1.5, [4, 8, 8, 12]),  # and fours, where there are only four
+        (5, 1.5, [5, 8, 11, 17]),
+        (3, 1, [3, 3, 3, 3]),
+        (32, 2, [32, 64, 128, 256]),
+        (16, 4, [16, 64, 256, 1024]),
+    ],
+)
+def test_feature_maps_at_half_the_side(fm: int, factor: float, fms: list[int]) -> None:
+    like = GAN.Layers(deep_side=6, fm_factor=factor, bias=False)
+    gen, dis = GAN.Generator(96, 7, fm, like), GAN.Discriminator(96, fm, "batch", like=like)
+    pictures = gen(torch.randn(2, 7, 1, 1))
+    assert pictures.shape == (2, 3, 96, 96) and dis(pictures).shape == (2,)
+    assert [into for into, *_ in shapes(gen)] == [7, *reversed(fms)]
+    assert [into for into, *_ in shapes(dis)] == [3, *fms]
+    norms = [m.num_features for m in gen if isinstance(m, nn.BatchNorm2d)]
+    assert norms == fms[::-1]
+    norms = [m.num_features for m in dis if isinstance(m, nn.BatchNorm2d)]
+    assert norms == fms[1:]  # not after the first layer, nor the last
+
+
 @pytest.mark.parametrize("k", [2, 3])
 def test_nearest_neighbours_then_3x3(k: int) -> None:
     """The one transposed convolution is the two operations that it stands for; so is its slope."""
