@@ -565,8 +565,9 @@ def test_other_optimisers_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Pa
     for name in later.split():  # a checkpoint of before they existed
         del saved["settings"][name]
     torch.save(saved, tmp_path / "img" / "checkpoint.pt")
-    for word in ("--optim_d=sgd", "--bias=outer", "--kernel=5", "--modulate=1", "--fm_factor=1.5"):
-        assert "other networks or optimisers" in gan(*words, word, code=1).stderr
+    others = "optim_d=sgd bias=outer kernel=5 modulate=1 blocks=1 fm_factor=1.5"
+    for word in others.split():
+        assert "other networks or optimisers" in gan(*words, f"--{word}", code=1).stderr
     assert "augment False -> True" in gan(*words[:1], "--n_epoch=2", "--augment").stdout
 
 
