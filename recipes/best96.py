@@ -10,7 +10,7 @@ spent on pictures of 48x48, which look coarse.
 
 Ten minutes, on two cores of an AMD EPYC (Zen 3, no bf16, torch 2.14.1), from 23,399 drawn faces,
 seeds 0, 1 and 1 again: Fréchet distance 71.1, 69.9 and 76.5 to 5,000 others (EfficientNet-Lite0,
-floor 5.4; report.md), 84 to 94 pictures a second; on one 76.8 to 93.7 (seven runs, seeds 0 to
+floor 5.4; report.md), 84 to 94 pictures a second; on one 76.8 to 93.7 (eight runs, seeds 0 to
 2; when it was slower 101.2 to 113.5, three runs), with the report's own settings 505.8. On one,
 --batch_size=16 does better by the score (668 for 752; seeds 0, 1 and 2: 79.4, 81.9 and 77.2), not
 on two, and not in long runs. With bf16, on one core of a Zen 4, 67.4 (one run); all details from
