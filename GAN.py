@@ -68,6 +68,7 @@ kernel = 4  # of the convolutions that halve or double the side: 4, or 5
 full_fm = 0  # feature maps as large as the picture, which the generator makes it from; 0: none
 palette = 0  # colours of each picture, that the generator mixes all its pixels from; 0: any
 grow = 0  # stages that both networks gain in a run's first half (progressive growing); 0: none
+super_res = 0  # times that G's and D's pictures are halved; upscalers double G's again; 0: none
 blocks = 0  # extra residual 3x3 convolutions at every size below the picture's, in both networks
 upsample = "transposed"  # in the generator: convolutions; "nearest", "bilinear": without weave
 modulate = 0.0  # share of the noise that also scales and shifts G's feature maps; 0: none
@@ -257,15 +258,13 @@ def save_tensors(path: Path, content: Dict) -> None:
 
 # ---- data ----------------------------------------------------------------------------------------
 
-# Only these: PIL knows formats that start other programs, whatever a file's name ends in.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # for PIL's others may start programs
 ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def load_pictures(root: Path, side: int, out: Path) -> tuple[Tensor, list[str]]:
-    """All pictures below root, uint8 (N, side, side, 3), and what is wrong with unreadable ones.
-
-    The shorter side is fitted, the centre cut out. With pictures.py beside this file, also those in
+    """All pictures below root, uint8 (N, side, side, 3), and what is wrong with unreadable ones:
+    the shorter side fitted, the centre cut out. With pictures.py beside this file, also those in
     zip files, turned upright and over white, on all cores, and decoded only once.
     """
     if reader := sibling("pictures"):
@@ -291,9 +290,8 @@ def read_ahead(data: Tensor, indices: Iterable[Tensor], device: torch.device) ->
 
 
 def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> Tensor:
-    """uint8 (N, S, S, 3) as (N, 3, S, S) from -1 to 1, flipped where mirrored (N,).
-
-    In the machine's type: differences to 127.5 are exact even in bf16, so it is rounded only once.
+    """uint8 (N, S, S, 3) as (N, 3, S, S) from -1 to 1, flipped where mirrored (N,), in the
+    machine's type: differences to 127.5 are exact even in bf16, so it is rounded only once.
     """
     real = batch.permute(0, 3, 1, 2).to(machine.dtype).sub_(127.5).div_(127.5)
     if mirrored is not None:
@@ -302,7 +300,7 @@ def to_real(batch: Tensor, machine: Machine, mirrored: Tensor | None = None) -> 
 
 
 # ---- networks ------------------------------------------------------------------------------------
-#
+
 # One rule for every size 2^k or 3·2^k: 4x4 (or 6x6) feature maps at the deep end, doubled stage by
 # stage (kernel 4, stride 2, padding 1; or 5, 2, 2) up to the last, which doubles or triples to the
 # picture (kernel 5, stride 3, padding 1). Half the side has fm_factor (2) times the maps. At 96:
@@ -324,6 +322,7 @@ class Layers(NamedTuple):
     modulate: float = 0.0
     full_fm: int = 0
     palette: int = 0
+    super_res: int = 0
 
     def has_bias(self, normed: bool) -> bool:
         """Whether a convolution has one, with batch norm after it (normed) or not."""
@@ -348,9 +347,8 @@ def convolutions(image_size: int, fm: int, end: int, like: Layers) -> list[tuple
 
 
 class Generator(nn.Sequential):
-    """Noise (N, noise_size, 1, 1) from N(0, 1) to pictures (N, 3, image_size, image_size), -1 to 1.
-
-    The DCGAN generator (Radford et al. 2016): transposed convolutions, batch norm and ReLU, tanh.
+    """Noise (N, noise_size, 1, 1) from N(0, 1) to pictures (N, 3, image_size, image_size), -1 to 1:
+    DCGAN's generator (Radford et al. 2016): transposed convolutions, batch norm and ReLU, tanh.
     """
 
     def __init__(self, image_size: int, noise_size: int, fm: int, like: Layers = DCGAN) -> None:
@@ -368,9 +366,8 @@ class Generator(nn.Sequential):
 
 
 class Discriminator(nn.Sequential):
-    """Pictures (N, 3, image_size, image_size), -1 to 1 → logits (N,), high for real ones.
-
-    The generator's mirror image: convolutions and LeakyReLU 0.2. norm = "batch" puts batch norm
+    """Pictures (N, 3, image_size, image_size), -1 to 1 → logits (N,), high for real ones:
+    the generator's mirror image, convolutions and LeakyReLU 0.2. norm = "batch" puts batch norm
     after all but the first and the last of them, as the DCGAN paper does; "spectral" divides every
     weight by its largest singular value (Miyato et al. 2018). dropout: share of maps set to 0.
     """
@@ -394,9 +391,8 @@ class Discriminator(nn.Sequential):
 
 
 def ema_decay(half_life: float, images: int, step_images: int) -> float:
-    """What the average keeps of itself over step_images pictures: 0.5^(step_images / half-life).
-
-    To forget the start, it is 5 % of the pictures seen at most (StyleGAN2's code; Karras 2020).
+    """What the average keeps of itself over step_images pictures: 0.5^(step_images / half-life),
+    which is 5 % of those seen at most, to forget the start (StyleGAN2's code; Karras 2020).
     """
     return 0.5 ** (step_images / max(min(half_life, 0.05 * images), 1e-8))
 
@@ -404,15 +400,16 @@ def ema_decay(half_life: float, images: int, step_images: int) -> float:
 def make_generator(s: Dict) -> Generator:
     """The generator that settings s make; older ones, in a file, lack some."""
     like = Layers(**{name: s[name] for name in Layers._fields if name in s})
-    kind = sibling("networks").generators(like) if any(like[5:]) else Generator
-    return kind(s["image_size"], s["noise_size"], s["gen_fm"], like)
+    make = sibling("networks").make_generator if any(like[5:]) else Generator
+    return make(s["image_size"], s["noise_size"], s["gen_fm"], like)
 
 
 def build(s: Dict, machine: Machine) -> Dict:
     """What the settings s make: networks, the generator's average, their optimisers, a scaler."""
     gen = make_generator(s)
     kind = sibling("networks").GrowingDiscriminator if s["grow"] else Discriminator
-    dis = kind(s["image_size"], s["dis_fm"], s["dis_norm"], s["dis_dropout"], gen.like)
+    side = s["image_size"] >> s["super_res"]
+    dis = kind(side, s["dis_fm"], s["dis_norm"], s["dis_dropout"], gen.like)
     nets, opts = {"gen": gen, "dis": dis}, dict[str, Optimizer]()
     for name, net in nets.items():
         if s["init"] != "torch":
@@ -445,9 +442,8 @@ def update_ema(average: Module, model: Module, decay: float) -> None:
 
 
 def bce_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """-E log D(x) - E log(1 - D(G(z))), D = sigmoid(logit) (Goodfellow et al. 2014, eq. 1).
-
-    From logits (N,) to a number: -log sigmoid(x) = softplus(-x), which never overflows.
+    """-E log D(x) - E log(1 - D(G(z))), D = sigmoid(logit) (Goodfellow et al. 2014, eq. 1), from
+    logits (N,) to a number: -log sigmoid(x) = softplus(-x), which never overflows.
     """
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
@@ -470,12 +466,14 @@ class Objective(NamedTuple):
     penalty: Callable[[Module, Tensor, Tensor], Tensor] | None = None  # of D, real and drawn
     seen: Callable[[Tensor], Tensor] = nn.Identity()  # pictures as D sees them
     schedule: Callable[[float], None] = lambda done: None  # hears what share of the run is done
+    upscaling: Callable[[Module, Tensor], Tensor] | None = None  # of real pictures: G's other loss
 
 
 BCE = Objective()
 BARE = {"loss": "bce", "gp_every": 1, "gp_growth": 1, "lr_decay": "none", "init": "torch"}
 OFF = "gp r1 r2 augment grow label_smoothing instance_noise blocks full_fm modulate lr_by_fan_in"
-BARE |= {"upsample": "transposed", "dry_run": False, "palette": 0} | dict.fromkeys(OFF.split(), 0)
+OFF += " palette super_res dry_run"
+BARE |= {"upsample": "transposed"} | dict.fromkeys(OFF.split(), 0)
 
 
 def choose_objective(settings: Dict, batch: int, parts: Dict | None = None) -> Objective:
@@ -533,8 +531,7 @@ def build_steps(parts: Dict, machine: Machine, aim: Objective) -> Any:
 
     Each takes noise (N, Z, 1, 1), uint8 pictures as they are read (N, S, S, 3) (for G alone only if
     the aim is paired) and, if wanted, which of them to mirror (N,); returns loss_d, d_real, d_fake
-    and loss_g, 0 without a turn. G learns from the pictures that D has just learnt from, as in
-    PyTorch's DCGAN tutorial: they are drawn once.
+    and loss_g, 0 without a turn. Both learn from the same drawn ones (PyTorch's DCGAN tutorial).
     """
     gen, dis, _, opt_g, opt_d, _ = parts.values()
 
@@ -551,6 +548,10 @@ def build_steps(parts: Dict, machine: Machine, aim: Objective) -> Any:
                 logits = [dis(aim.seen(x)).float() for x in real]
         if g:
             losses[3] = g_step(dis, opt_g, machine, fake, *logits if aim.paired else [], aim=aim)
+        if aim.upscaling and real:  # of weights that the other loss of G has no gradient for
+            with machine.autocast():
+                loss = aim.upscaling(gen, real[0])
+            descend(loss, opt_g, machine.scaler)
         return losses
 
     turns = product((False, True), repeat=3)
@@ -850,8 +851,7 @@ def train(
             p.seconds += time.perf_counter() - start
             if p.batch < n_batch and share() < 1:
                 break
-            row = epoch_row(p, sums, batch, d_every, g_every)
-            p.history.append(row)
+            p.history.append(row := epoch_row(p, sums, batch, d_every, g_every))
             save = (end := p.epoch == 1 or share() >= 1) or p.epoch % save_every == 0
             best, remarks = False, list[str]()
             if (end or p.epoch % (score_every or save_every) == 0) and score_by != "none":

@@ -165,7 +165,7 @@ def through(layer: Module, x: Tensor, noise: Tensor) -> Tensor:
     return layer(x, noise) if takes_noise else layer(x)
 
 
-class DiscriminatorBlock(nn.Sequential):
+class ResidualBlock(nn.Sequential):
     """Maps (N, C, S, S) plus a convolution of 3x3 of them, times 1/√2, so that they stay about as
     large (as in Karras et al. 2020, Analyzing and Improving the Image Quality of StyleGAN).
     """
@@ -188,7 +188,7 @@ def with_blocks(layers: list[Module], norm: str, like: Layers) -> list[Module]:
             conv = nn.Conv2d(channels, channels, 3, 1, 1, bias=bias)
             block: list[Module] = [spectral_norm(conv) if norm == "spectral" else conv]
             block += [nn.BatchNorm2d(channels)] if norm == "batch" else []
-            deeper.append(DiscriminatorBlock(*block, nn.LeakyReLU(0.2, inplace=True)))
+            deeper.append(ResidualBlock(*block, nn.LeakyReLU(0.2, inplace=True)))
     return deeper
 
 
@@ -272,11 +272,6 @@ def added(large: Tensor, small: Tensor | None) -> Tensor:
     return large + F.interpolate(small, large.shape[2:], mode="bilinear")
 
 
-def generators(like: Layers) -> type[Generator]:
-    """The kind of generator that has these layers."""
-    return GrowingGenerator if like.grow else RichGenerator
-
-
 class EarlyMaps(nn.Conv2d):
     """Maps of pictures (N, 3, S, S) with 1/times of their pixels a side, for which `left` stages
     would be needed if they had them all.
@@ -318,6 +313,74 @@ class GrowingDiscriminator(Growing, Discriminator):
                 x = maps if x is None else x + maps
         assert x is not None
         return x
+
+
+class Upscaler(nn.Sequential):
+    """Pictures (N, 3, S, S) to larger ones (N, 3, 2S, 2S), of which means of 2x2 are those again.
+
+    To the bilinear guess come details: convolutions of 3x3 on maps as small as the pictures, the
+    last of which makes all four pixels (Shi et al. 2016, Real-Time Single Image and Video
+    Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network).
+    """
+
+    def __init__(self, fm: int, bias: bool) -> None:
+        first, *deeper, last = (
+            nn.Conv2d(n, k, 3, 1, 1, bias=bias) for n, k in ((3, fm), *[(fm, fm)] * 3, (fm, 12))
+        )
+        blocks = [ResidualBlock(conv, nn.LeakyReLU(0.2, inplace=True)) for conv in deeper]
+        super().__init__(first, *blocks, last, nn.PixelShuffle(2))
+
+    def forward(self, pictures: Tensor) -> Tensor:  # type: ignore[override]
+        guess = F.interpolate(pictures, scale_factor=2, mode="bilinear") + super().forward(pictures)
+        return guess + F.interpolate(pictures - F.avg_pool2d(guess, 2), scale_factor=2)
+
+
+class SuperResolved(Generator):
+    """A generator whose pictures (N, 3, S, S) upscalers double, like.super_res times.
+
+    The upscalers learn from real pictures alone (loss()), the generator and the discriminator from
+    small ones alone: so while training, that is what it draws (after Denton et al. 2015, Deep
+    Generative Image Models using a Laplacian Pyramid of Adversarial Networks, where each size
+    learns from real pictures of half the size, too, though by a GAN of its own).
+    """
+
+    def __init__(self, small: Generator, fm: int) -> None:
+        upscalers = [Upscaler(fm, small.like.has_bias(False)) for _ in range(small.like.super_res)]
+        nn.Sequential.__init__(self, small, *upscalers)
+        self.like = small.like
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return self[0](noise) if self.training else super().forward(noise).clamp(-1, 1)
+
+    def loss(self, real: Tensor) -> Tensor:
+        """How far the upscalers are off at pictures (N, 3, S, S): the sum of the mean absolute
+        differences of their values, of which each upscaler is asked for a quarter of the pictures.
+        """
+        large, losses = real[: math.ceil(len(real) / 4)], list[Tensor]()
+        _, *upscalers = self
+        for upscaler in reversed(upscalers):
+            small = F.avg_pool2d(large, 2)
+            losses.append(F.l1_loss(upscaler(small).float(), large.float()))
+            large = small
+        return torch.stack(losses).sum()
+
+    @property
+    def left(self) -> int:
+        """Stages that are still to come, of a generator that grows."""
+        small: Any = self[0]
+        return small.left
+
+    def grow(self) -> None:
+        """Bring the next of them in."""
+        small: Any = self[0]
+        small.grow()
+
+
+def make_generator(image_size: int, noise_size: int, fm: int, like: Layers) -> Generator:
+    """The generator of pictures of that size that has these layers."""
+    kind = GrowingGenerator if like.grow else RichGenerator
+    small = kind(image_size >> like.super_res, noise_size, fm, like)
+    return SuperResolved(small, fm) if like.super_res else small
 
 
 @torch.no_grad()

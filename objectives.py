@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -143,6 +143,11 @@ def shifted_and_cut(x: Tensor) -> Tensor:
     return Moved.apply(x, by, hole)
 
 
+def reduced(side: int, pictures: Tensor) -> Tensor:
+    """Pictures (N, 3, S, S) of that side, (N, 3, side, side): means of squares."""
+    return F.avg_pool2d(pictures, pictures.shape[-1] // side)
+
+
 def augmented(pictures: Tensor) -> Tensor:
     """Pictures (N, 3, S, S) changed at random, so that D can't learn them by heart, real and drawn
     ones alike, so that G doesn't learn the changes (DiffAugment; Zhao et al. 2020, section 3.2).
@@ -187,15 +192,22 @@ def choose(settings: dict[str, Any], batch: int, parts: dict[str, Any] | None = 
         changes |= {"d_weight": batch / 2, "g_weight": batch}
     if gp or r1 or r2:
         changes["penalty"] = partial(penalty, every * gp, every * r1, every * r2)
+    seen = list[Callable[[Tensor], Tensor]]()
+    if settings["super_res"]:
+        from networks import SuperResolved  # without networks.py, choose_objective() says so
+
+        changes["upscaling"] = SuperResolved.loss
+        seen.append(partial(reduced, settings["image_size"] >> settings["super_res"]))
     if settings["augment"]:
-        changes["seen"] = augmented
+        seen.append(augmented)
     if parts and changing(settings):
         changes["schedule"] = schedule = Schedule(settings, parts)
         if settings["gp_growth"] != 1:
             changes["penalty"] = partial(schedule.grown, changes["penalty"])
         if settings["instance_noise"]:
-            noisy = schedule.noisy
-            changes["seen"] = (lambda x: noisy(augmented(x))) if settings["augment"] else noisy
+            seen.append(schedule.noisy)
+    if seen:
+        changes["seen"] = lambda pictures: reduce(lambda x, change: change(x), seen, pictures)
     return OBJECTIVES[loss]._replace(**changes)
 
 

@@ -48,6 +48,7 @@ RULES: dict[str, Rule] = {
         ("palette", (int, lambda v: v == 0 or 2 <= v <= 2**20, "0 or a whole number from 2 up")),
         ("fm_factor", (float, lambda v: 1 <= v <= 4, "a number from 1 to 4")),
         ("blocks grow", from_up(0, 16)),
+        ("super_res", from_up(0, 3)),
         ("flip fresh dry_run compile augment deterministic lr_by_fan_in", YES_OR_NO),
         ("lr_g lr_d gp_growth checkpoint_minutes", ABOVE_ZERO),
         ("minutes modulate gp r1 r2 weight_decay_g weight_decay_d instance_noise", NOT_NEGATIVE),
@@ -97,7 +98,12 @@ def check_weights(s: Dict) -> None:
 
 def check_stages(s: Dict) -> None:
     """UserError if no networks can be built that way."""
-    stages = GAN.convolutions(s["image_size"], 1, 1, GAN.Layers(deep_side=s["deep_side"]))
+    side, like = s["image_size"] >> s["super_res"], GAN.Layers(deep_side=s["deep_side"])
+    try:
+        stages = GAN.convolutions(side, 1, 1, like)
+    except UserError as error:
+        why = f"super_res={s['super_res']} leaves {side}x{side} of the picture: "
+        raise UserError(f"{why if s['super_res'] else ''}{error}") from None
     if s["grow"] > (most := len(stages) - 2):  # the deepest two are there from the start
         raise UserError(f"grow must be {most} at most for this image_size and deep_side")
     if s["grow"] and s["dis_norm"] == "spectral":
@@ -110,7 +116,7 @@ def check_stages(s: Dict) -> None:
 FIT: dict[str, Callable[[Dict], object]] = {
     "loss gp r1 r2 gp_every gp_growth label_smoothing": lambda s: GAN.choose_objective(s, 1),
     "device precision": lambda s: GAN.choose_machine(s["device"], s["precision"]),
-    "image_size kernel deep_side upsample grow dis_norm": check_stages,
+    "image_size kernel deep_side upsample grow super_res dis_norm": check_stages,
     "data_dir img_dir": check_places,
     "score_by score_weights": check_weights,
 }

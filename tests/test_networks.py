@@ -16,13 +16,14 @@ import GAN
 from networks import (
     SHARPNESS,
     BilinearConv,
-    DiscriminatorBlock,
     EarlyMaps,
     EarlyPicture,
     GeneratorBlock,
     ModulatedNorm,
     NearestConv,
     Palette,
+    ResidualBlock,
+    Upscaler,
     init_dcgan,
     init_he,
     through,
@@ -464,6 +465,70 @@ def test_networks_that_grow(
         check_stages(settings | {"grow": 1 + int(math.log2(size // deep_side))})
 
 
+def test_an_upscaler() -> None:
+    """Against single pixels where it knows nothing; what it makes means the same in any case."""
+    torch.manual_seed(0)
+    up, x = Upscaler(4, True), torch.rand(2, 3, 4, 6) * 2 - 1
+    large = up(x)
+    assert large.shape == (2, 3, 8, 12)
+    torch.testing.assert_close(F.avg_pool2d(large, 2), x)
+    init_dcgan(up)
+    torch.testing.assert_close(F.avg_pool2d(up(x), 2), x)
+    for weight in up.parameters():
+        nn.init.zeros_(weight)
+    edge = torch.tensor([[0.0, 0, 0, 1, 1, 1]]).repeat(6, 1).expand(1, 3, 6, 6)
+    row = torch.tensor([0, 0, 0, 0, 0, 0.25, 0.75, 1, 1, 1, 1, 1])  # bilinear, whose means are off
+    row += torch.tensor([0, 0, 0, 0, -0.125, -0.125, 0.125, 0.125, 0, 0, 0, 0])
+    torch.testing.assert_close(up(edge), row.expand(1, 3, 12, 12))
+
+
+@pytest.mark.parametrize("grow", [0, 1])
+def test_super_resolution(grow: int) -> None:
+    """Both networks have small pictures, an upscaler for each doubling learns from real ones."""
+    torch.manual_seed(0)
+    settings = GAN.settings_now() | {"image_size": 64, "gen_fm": 4, "dis_fm": 4, "super_res": 2}
+    settings |= {"grow": grow, "palette": 3, "bias": "outer", "lr_g": 1e-2}
+    parts = GAN.build(settings, CPU)
+    gen, dis = parts["gen"], parts["dis"]
+    small, *ups = gen
+    alone = GAN.make_generator(settings | {"image_size": 16, "super_res": 0})
+    assert shapes(small) == shapes(alone) and [type(up) for up in ups] == [Upscaler] * 2
+    assert getattr(gen, "left", 0) == getattr(dis, "left", 0) == grow
+    noise, x = torch.randn(5, 100, 1, 1), torch.rand(5, 3, 64, 64) * 2 - 1
+    assert gen(noise).shape == (5, 3, 16, 16)
+    drawn, few = GAN.draw(gen, noise), GAN.draw(small, noise)
+    assert drawn.shape == (5, 3, 64, 64) and drawn.abs().max() <= 1 and gen(noise).shape[2] == 16
+    whole = ups[1](ups[0](few))
+    torch.testing.assert_close(drawn, whole.clamp(-1, 1))
+    torch.testing.assert_close(F.avg_pool2d(whole, 4), few)
+    aim = GAN.choose_objective(settings, 5, parts)
+    torch.testing.assert_close(aim.seen(x), F.avg_pool2d(x, 4))
+    assert aim.seen(few) is few or torch.equal(aim.seen(few), few)
+    two, half = x[:2], F.avg_pool2d(x[:2], 2)  # a quarter of them, rounded up
+    off = (ups[1](half) - two).abs().mean() + (ups[0](F.avg_pool2d(half, 2)) - half).abs().mean()
+    assert aim.upscaling is not None
+    torch.testing.assert_close(aim.upscaling(gen, x), off)
+    steps = GAN.build_steps(parts, CPU, aim)
+    pictures = GAN.to_bytes(x).permute(0, 2, 3, 1)
+    before = copy.deepcopy(gen)
+    for turn, learnt in (((True, False, False), ups), ((False, False, True), [small])):
+        old = copy.deepcopy(gen)
+        steps[turn](noise, *[pictures] if turn[0] else [])
+        for part, was in zip(gen, old, strict=True):
+            pairs = [*zip(part.parameters(), was.parameters(), strict=True)]
+            moved = [not torch.equal(*pair) for pair in pairs if pair[0].grad is not None]
+            assert all(moved) if part in learnt else not any(torch.ne(*p).any() for p in pairs)
+    for _ in range(60):
+        steps[True, False, True](noise, pictures)
+    assert aim.upscaling(gen, x) < 0.95 * aim.upscaling(before, x)
+    if grow:
+        for net in gen, dis:
+            net.grow()
+        assert gen.left == small.left == 0 and gen(noise).shape == (5, 3, 16, 16)
+    with pytest.raises(GAN.UserError, match="super_res=3 leaves 4x4 of the picture: image_size"):
+        check_stages(settings | {"image_size": 32, "super_res": 3})
+
+
 def test_a_generator_block() -> None:
     block, x, z = GeneratorBlock(3), torch.randn(4, 3, 6, 6), torch.randn(4, 5, 1, 1)
     mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
@@ -483,11 +548,11 @@ def test_a_discriminator_with_blocks(norm: str) -> None:
     torch.manual_seed(0)
     like = GAN.Layers(bias=False, blocks=2)
     dis, plain = GAN.Discriminator(64, 4, norm, 0.3, like), GAN.Discriminator(64, 4, norm, 0.3)
-    found = [m for m in dis if isinstance(m, DiscriminatorBlock)]
+    found = [m for m in dis if isinstance(m, ResidualBlock)]
     assert shapes(nn.Sequential(*found)) == [(n, n, 3, 1, 1) for n in (4, 4, 8, 8, 16, 16, 32, 32)]
     kinds = [type(m).__name__ for m in plain]
     for i in reversed(range(len(kinds))):
-        kinds[i + 1 : i + 1] = ["DiscriminatorBlock"] * (2 if kinds[i] == "LeakyReLU" else 0)
+        kinds[i + 1 : i + 1] = ["ResidualBlock"] * (2 if kinds[i] == "LeakyReLU" else 0)
     assert [type(m).__name__ for m in dis] == kinds
     assert all(isinstance(block[1], nn.BatchNorm2d) == (norm == "batch") for block in found)
     weights = [weight for block in found if isinstance(weight := block[0].weight, Tensor)]
@@ -499,21 +564,21 @@ def test_a_discriminator_with_blocks(norm: str) -> None:
     if norm == "none":
         for weight in weights:
             nn.init.zeros_(weight)
-        short = nn.Sequential(*(m for m in dis if not isinstance(m, DiscriminatorBlock)))
+        short = nn.Sequential(*(m for m in dis if not isinstance(m, ResidualBlock)))
         torch.testing.assert_close(dis.eval()(x), short.eval()(x) / 2**4)
     dis(x).sum().backward()
     assert all(w.grad is not None for w in dis.parameters())
     for bias, biases in ((True, 8), ("outer", 0 if norm == "batch" else 8)):
         dis = GAN.Discriminator(64, 4, norm, like=GAN.Layers(bias=bias, blocks=2))
-        blocks = [m for m in dis if isinstance(m, DiscriminatorBlock)]
+        blocks = [m for m in dis if isinstance(m, ResidualBlock)]
         assert sum(block[0].bias is not None for block in blocks) == biases
 
 
-def test_a_discriminator_block() -> None:
+def test_a_residual_block() -> None:
     conv, x = nn.Conv2d(3, 3, 3, 1, 1), torch.randn(4, 3, 6, 6)
     maps = F.conv2d(x, conv.weight, conv.bias, padding=1)
     for norm in (nn.Identity(), nn.BatchNorm2d(3)):
-        block = DiscriminatorBlock(conv, norm, nn.LeakyReLU(0.2, inplace=True))
+        block = ResidualBlock(conv, norm, nn.LeakyReLU(0.2, inplace=True))
         expected = (x + F.leaky_relu(norm(maps), 0.2)) / 2**0.5
         torch.testing.assert_close(block(x), expected)
 
@@ -530,7 +595,7 @@ def test_init_he_keeps_the_size_of_maps(blocks: int) -> None:
     x = torch.randn(16, 3, 64, 64)
     for layer in dis:
         x = layer(x)
-        if isinstance(layer, nn.LeakyReLU | DiscriminatorBlock):
+        if isinstance(layer, nn.LeakyReLU | ResidualBlock):
             inner = x[:, :, 1:-1, 1:-1]  # at the border, padding takes something away
             size = inner.square().mean().sqrt().item()
             assert 0.75 < size < (2 if blocks else 1.25)  # without 1/√2: 4

@@ -538,6 +538,8 @@ def test_what_changes_a_run(gan: Run, faces: Path, tmp_path: Path) -> None:
         ("--loss=wgan-gp", "loss=wgan-gp needs gp above 0: --gp=10"),
         ("--loss=rpgan", "loss=rpgan needs r1 or r2 above 0: --r1=1"),
         ("--grow=1 --dis_norm=spectral", "grow begins with weights of 0"),
+        ("--super_res=3", "super_res=3 leaves 4x4 of the picture"),
+        ("--super_res=-1", "super_res must be a whole number from 0 to 3"),
         ("--fm_factor=0.5", "fm_factor must be a number from 1 to 4"),
         ("--kernel=3", "kernel must be one of 4, 5"),
         ("--upsample=bilinear --kernel=5", "has a kernel of its own"),
@@ -557,11 +559,11 @@ def test_other_optimisers_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Pa
     words = [f"--data_dir={faces}", "--n_epoch=1"]
     gan(*words)
     others = "optim_d=sgd bias=False kernel=5 modulate=1 full_fm=8 palette=8 grow=1 lr_by_fan_in"
-    for word in [*others.split(), "fm_factor=1.5"]:
+    for word in [*others.split(), "fm_factor=1.5", "super_res=1"]:
         assert "other networks or optimisers" in gan(*words, f"--{word}", code=1).stderr
     saved = checkpoint(tmp_path / "img")
     later = "kernel bias modulate grow blocks full_fm augment optim_g optim_d lr_by_fan_in"
-    later += " gp_growth palette fm_factor"
+    later += " gp_growth palette fm_factor super_res"
     for name in later.split():  # a checkpoint of before they existed
         del saved["settings"][name]
     torch.save(saved, tmp_path / "img" / "checkpoint.pt")

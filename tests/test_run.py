@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -34,7 +35,7 @@ EVERYTHING = (  # that draws random numbers, or depends on how far a run has com
     "--loss=rpgan --r1=1 --r2=0.1 --gp_every=2 --d_every=2 --dis_dropout=0.2 --instance_noise=0.1 "
     "--lr_decay=cosine --optim_d=sgd --dis_norm=spectral --weight_decay_g=1e-3 "
     "--modulate=0.25 --augment --blocks=1 --full_fm=4 --palette=2 --lr_by_fan_in --gp_growth=3 "
-    "--fm_factor=1.5"
+    "--fm_factor=1.5 --super_res=1"
 )
 
 
@@ -243,6 +244,24 @@ def test_pictures_grow(gan: Run, faces: Path, tmp_path: Path) -> None:
     gen.load_state_dict(saved["generator"])
     drawn = GAN.to_bytes(GAN.draw(gen, checkpoint(out)["progress"]["fixed_noise"]))
     assert np.abs(drawn.permute(0, 2, 3, 1).numpy().astype(int) - grid).max() <= 1
+
+
+def test_super_resolution(gan: Run, faces: Path, tmp_path: Path) -> None:
+    """Learns to double real pictures, and does so with drawn ones in what is saved."""
+    words = [f"--data_dir={faces}", "--super_res=1", "--g_every=1", "--lr_g=5e-3", "--flip"]
+    gan(*words, "--n_epoch=30", "--save_every=30")
+    out = tmp_path / "img"
+    saved = torch.load(out / "generator.pt", weights_only=True)
+    gen = GAN.make_generator(saved["settings"])
+    gen.load_state_dict(saved["generator"])
+    fixed_noise = checkpoint(out)["progress"]["fixed_noise"]
+    drawn = GAN.to_bytes(GAN.draw(gen, fixed_noise)).permute(0, 2, 3, 1)
+    assert np.abs(drawn.numpy().astype(int) - tiles(out / "epoch-30.png")).max() <= 1
+    real = torch.tensor(tiles(out / "real.png") / 127.5 - 1).permute(0, 3, 1, 2).float()
+    small = F.avg_pool2d(real, 2)
+    plain = F.interpolate(small, scale_factor=2, mode="bicubic")
+    with torch.no_grad():
+        assert F.l1_loss(gen[1](small), real) < 0.95 * F.l1_loss(plain, real)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
