@@ -1,4 +1,4 @@
-"""best96 for two hours: finer near the picture, with a palette and slower modulation.
+"""For two hours: networks that grow, finer near the picture than those of best96.
 
 24 feature maps become only 1.4 times as many at half the side (32, 48, 64), where those of best96
 double: as much work, but more of it on details. Every pixel is mixed from 16 colours, which makes
