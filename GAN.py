@@ -490,7 +490,7 @@ def choose_objective(settings: Dict, batch: int, parts: Dict | None = None) -> O
 def d_step(
     dis: Module, opt: Optimizer, machine: Machine, real: Tensor, fake: Tensor, aim: Objective = BCE
 ) -> tuple[Tensor, Tensor]:
-    """Train D on real and fake (N, 3, S, S): (loss_d, d_real, d_fake) and real's logits (N,)."""
+    """Train D on real and fake (N, 3, ·, ·): (loss_d, d_real, d_fake) and real's logits (N,)."""
     dis.requires_grad_(True)  # g_step takes that away
     with machine.autocast():
         real, fake = aim.seen(real), aim.seen(fake)
@@ -531,7 +531,7 @@ def build_steps(parts: Dict, machine: Machine, aim: Objective) -> Any:
 
     Each takes noise (N, Z, 1, 1), uint8 pictures as they are read (N, S, S, 3) (for G alone only if
     the aim is paired) and, if wanted, which of them to mirror (N,); returns loss_d, d_real, d_fake
-    and loss_g, 0 without a turn. Both learn from the same drawn ones (PyTorch's DCGAN tutorial).
+    and loss_g, 0 without a turn. Both learn from the same drawn ones; upscalers, from real ones.
     """
     gen, dis, _, opt_g, opt_d, _ = parts.values()
 

@@ -144,7 +144,7 @@ def shifted_and_cut(x: Tensor) -> Tensor:
 
 
 def reduced(side: int, pictures: Tensor) -> Tensor:
-    """Pictures (N, 3, S, S) of that side, (N, 3, side, side): means of squares."""
+    """Pictures (N, 3, S, S) : means of k x k pixels, (N, 3, side, side)."""
     return F.avg_pool2d(pictures, pictures.shape[-1] // side)
 
 

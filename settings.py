@@ -98,12 +98,14 @@ def check_weights(s: Dict) -> None:
 
 def check_stages(s: Dict) -> None:
     """UserError if no networks can be built that way."""
-    side, like = s["image_size"] >> s["super_res"], GAN.Layers(deep_side=s["deep_side"])
-    try:
-        stages = GAN.convolutions(side, 1, 1, like)
-    except UserError as error:
-        why = f"super_res={s['super_res']} leaves {side}x{side} of the picture: "
-        raise UserError(f"{why if s['super_res'] else ''}{error}") from None
+    side, like = s["image_size"], GAN.Layers(deep_side=s["deep_side"])
+    stages = GAN.convolutions(side, 1, 1, like)
+    if s["super_res"]:
+        small = side >> s["super_res"]
+        try:
+            stages = GAN.convolutions(small, 1, 1, like)
+        except UserError:
+            raise UserError(f"super_res={s['super_res']} leaves {small}x{small}: too few") from None
     if s["grow"] > (most := len(stages) - 2):  # the deepest two are there from the start
         raise UserError(f"grow must be {most} at most for this image_size and deep_side")
     if s["grow"] and s["dis_norm"] == "spectral":
@@ -114,7 +116,9 @@ def check_stages(s: Dict) -> None:
 
 # What must fit each other, and what sees to it.
 FIT: dict[str, Callable[[Dict], object]] = {
-    "loss gp r1 r2 gp_every gp_growth label_smoothing": lambda s: GAN.choose_objective(s, 1),
+    "loss gp r1 r2 gp_every gp_growth label_smoothing image_size super_res": (
+        lambda s: GAN.choose_objective(s, 1)
+    ),
     "device precision": lambda s: GAN.choose_machine(s["device"], s["precision"]),
     "image_size kernel deep_side upsample grow super_res dis_norm": check_stages,
     "data_dir img_dir": check_places,

@@ -18,8 +18,8 @@ of 96x96 came to 76.8 at best, the report's own settings to 505.8. For more time
 img_dir = "img/best96"
 minutes = 10
 n_epoch = 1_000_000
-save_every = 1
-score_every = 2
+save_every = 2
+score_every = 4
 
 flip = True
 gen_fm = 16

@@ -28,7 +28,7 @@ from networks import (
     init_he,
     through,
 )
-from objectives import zero_centred
+from objectives import augmented, zero_centred
 from settings import check_stages
 
 CPU = GAN.Machine(torch.device("cpu"), torch.float32, torch.channels_last, "cpu")
@@ -496,9 +496,12 @@ def test_super_resolution(grow: int) -> None:
     assert getattr(gen, "left", 0) == getattr(dis, "left", 0) == grow
     noise, x = torch.randn(5, 100, 1, 1), torch.rand(5, 3, 64, 64) * 2 - 1
     assert gen(noise).shape == (5, 3, 16, 16)
+    last = ups[1][-2].weight
+    last.data *= 30  # too light and too dark in places
     drawn, few = GAN.draw(gen, noise), GAN.draw(small, noise)
     assert drawn.shape == (5, 3, 64, 64) and drawn.abs().max() <= 1 and gen(noise).shape[2] == 16
     whole = ups[1](ups[0](few))
+    assert whole.abs().max() > 1
     torch.testing.assert_close(drawn, whole.clamp(-1, 1))
     torch.testing.assert_close(F.avg_pool2d(whole, 4), few)
     aim = GAN.choose_objective(settings, 5, parts)
@@ -517,15 +520,24 @@ def test_super_resolution(grow: int) -> None:
         for part, was in zip(gen, old, strict=True):
             pairs = [*zip(part.parameters(), was.parameters(), strict=True)]
             moved = [not torch.equal(*pair) for pair in pairs if pair[0].grad is not None]
-            assert all(moved) if part in learnt else not any(torch.ne(*p).any() for p in pairs)
+            assert (any(moved) and all(moved)) == (part in learnt)
+            assert part in learnt or all(torch.equal(*pair) for pair in pairs)
     for _ in range(60):
         steps[True, False, True](noise, pictures)
     assert aim.upscaling(gen, x) < 0.95 * aim.upscaling(before, x)
+    changes: dict[str, Any] = {"augment": True, "instance_noise": 0.1}
+    aim = GAN.choose_objective(settings | changes, 5, parts)
+    aim.schedule(0)
+    torch.manual_seed(1)
+    seen = aim.seen(x)  # reduced first, noisy at last
+    torch.manual_seed(1)
+    expected = augmented(F.avg_pool2d(x, 4))
+    torch.testing.assert_close(seen, expected + 0.1 * torch.randn(5, 3, 16, 16))
     if grow:
         for net in gen, dis:
             net.grow()
         assert gen.left == small.left == 0 and gen(noise).shape == (5, 3, 16, 16)
-    with pytest.raises(GAN.UserError, match="super_res=3 leaves 4x4 of the picture: image_size"):
+    with pytest.raises(GAN.UserError, match="super_res=3 leaves 4x4: too few"):
         check_stages(settings | {"image_size": 32, "super_res": 3})
 
 

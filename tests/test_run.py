@@ -266,7 +266,9 @@ def test_super_resolution(gan: Run, faces: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
 @pytest.mark.parametrize(
-    ("number", "more"), [(signal.SIGINT, "--grow=2"), (signal.SIGTERM, EVERYTHING)]
+    ("number", "more"),
+    [(signal.SIGINT, more) for more in ("--grow=2", "--grow=1 --super_res=1")]
+    + [(signal.SIGTERM, EVERYTHING)],
 )
 def test_interrupted_anywhere_it_goes_on_as_if_nothing_had_happened(
     gan: Run, faces: Path, tmp_path: Path, number: signal.Signals, more: str
