@@ -16,7 +16,7 @@ Pictures are looked for in data/, in folders and zip files; without any, avatars
 appear real.png (what the networks see), epoch-N.png (from the same 64 noise vectors) with
 epoch-N-loss.png, losses.csv, settings.json, checkpoint.pt (start again: it goes on), generator.pt
 and generator-best.pt (to draw with). Grids have a score, which falls as faces improve
-(evaluate.py). Ten minutes of best96 on one core end at a Fréchet distance of 57 to 65 (real 5.4).
+(evaluate.py). Ten minutes of best96 on one core end at a Fréchet distance of 57 to 80 (real 5.4).
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ end, Adam without memory of the gradient, as that paper has it, an eighth of the
 smaller steps), at ten times the rate, which falls to 0.
 
 Ten minutes, on one core of an AMD EPYC (Zen 3, no bf16, torch 2.14.1), from 23,399 drawn faces,
-seeds 0 and 1: Fréchet distance 64.5 and 56.8 to 5,000 others (EfficientNet-Lite0, floor 5.4;
-report.md), a score of 441 and 392 (floor 30), 161 and 183 pictures a second; networks that drew all
-of 96x96 came to 76.8 at best, the report's own settings to 505.8. For more time there is long96.py.
+seeds 0 and 1: Fréchet distance 63.5 and 80.1 to 5,000 others (EfficientNet-Lite0, floor 5.4;
+report.md), a score of 438 and 505 (floor 30), 150 pictures a second (with an earlier upscaler, as
+good, at 161 and 183 a second, 64.5 and 56.8, 441 and 392); networks that drew all of 96x96 came to
+71.7 and 616 at best, the report's own settings to 505.8. For more time there is long96.py.
 """
 
 img_dir = "img/best96"
