@@ -144,8 +144,9 @@ def shifted_and_cut(x: Tensor) -> Tensor:
 
 
 def reduced(side: int, pictures: Tensor) -> Tensor:
-    """Pictures (N, 3, S, S) : means of k x k pixels, (N, 3, side, side)."""
-    return F.avg_pool2d(pictures, pictures.shape[-1] // side)
+    """Pictures (N, 3, S, S) as (N, 3, side, side), by means of k x k pixels; k = 1: themselves."""
+    k = pictures.shape[-1] // side
+    return F.avg_pool2d(pictures, k) if k > 1 else pictures
 
 
 def augmented(pictures: Tensor) -> Tensor:

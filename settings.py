@@ -105,7 +105,8 @@ def check_stages(s: Dict) -> None:
         try:
             stages = GAN.convolutions(small, 1, 1, like)
         except UserError:
-            raise UserError(f"super_res={s['super_res']} leaves {small}x{small}: too few") from None
+            few = f"super_res={s['super_res']} leaves {small}x{small}: too few, take a smaller one"
+            raise UserError(few) from None
     if s["grow"] > (most := len(stages) - 2):  # the deepest two are there from the start
         raise UserError(f"grow must be {most} at most for this image_size and deep_side")
     if s["grow"] and s["dis_norm"] == "spectral":
