@@ -554,7 +554,8 @@ def nearest_figure(path: Path, drawn: Tensor, data: Tensor) -> None:
     _, indices, flipped = nearest_pictures(drawn, torch.cat(parts))
     shown = torch.where(flipped.view(-1, 1, 1, 1), drawn.flip(2), drawn)
     pairs = [picture for pair in zip(shown, data[indices], strict=True) for picture in pair]
-    GAN.save_grid(path, torch.stack(pairs).permute(0, 3, 1, 2).float().sub(127.5).div(127.5))
+    sheet = torch.stack(pairs).permute(0, 3, 1, 2).float().sub(127.5).div(127.5)
+    GAN.as_png(sheet)(path)
 
 
 def load_networks(args: argparse.Namespace, machine: GAN.Machine) -> dict[str, Any]:

@@ -230,6 +230,36 @@ def test_quick96(gan: Run, faces: Path, tmp_path: Path) -> None:
     assert saved["parts"]["opt_g"]["state"][0]["step"] == 10  # of every batch
 
 
+WATCHED = """import sys
+sys.path.insert(0, sys.argv.pop(1))
+import GAN, safety
+from torch.utils._python_dispatch import TorchDispatchMode
+
+class Watch(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        print("beside training:", function)
+        return function(*args, **(kwargs or {}))
+
+def watched(folder, write=safety.RunFolder.write_waiting):
+    with Watch():
+        print("it writes", *(path.name for path in folder.waiting))
+        return write(folder)
+
+safety.RunFolder.write_waiting = watched
+GAN.main()
+"""
+
+
+def test_the_thread_that_writes_leaves_torch_alone(faces: Path, tmp_path: Path) -> None:
+    """What it does there would have OpenMP's threads sleep after each operation of training."""
+    command = [sys.executable, "-c", WATCHED, str(ROOT), *TINY, f"--data_dir={faces}"]
+    command += [f"--img_dir={tmp_path}", "--n_epoch=2", "--gen_fm=24", "--score_by=lite0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    written = set(re.findall(r"[\w-]+[.]\w+", " ".join(re.findall("it writes.*", done.stdout))))
+    assert written == {path.name for path in tmp_path.iterdir()} - {"checkpoint-before.pt", ".lock"}
+    assert "beside training" not in done.stdout
+
+
 def test_pictures_grow(gan: Run, faces: Path, tmp_path: Path) -> None:
     """In blocks of 4x4 pixels in the run's first quarter, then of 2x2, then of single ones."""
     gan(f"--data_dir={faces}", "--n_epoch=8", "--grow=2", "--save_every=1", "--g_every=1")
