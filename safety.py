@@ -160,7 +160,7 @@ class RunFolder(GAN.RunFolder):
         self.told: tuple[float, int] | None = None
         # Else drawing curves, in the thread, holds training up for 5 ms a time.
         sys.setswitchinterval(1e-4)
-        self.threads = ThreadPoolExecutor(2)  # one writes, the other one imports
+        self.threads = ThreadPoolExecutor(2)  # one writes, one imports; neither computes
         self.working = self.threads.submit(bool)
         self.catch_signals()
 
