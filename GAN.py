@@ -579,7 +579,7 @@ def as_png(pictures: Tensor) -> Callable[[Path], None]:
     """What writes pictures (N, 3, S, S) from -1 to 1 as one PNG, eight a row, pixel for pixel.
 
     The grid is made at once, not by the thread that writes: torch in a second thread has OpenMP's
-    threads sleep after each operation of the first, which cost two cores a quarter of their speed.
+    threads sleep after each operation of the first: two cores lost up to a quarter of their speed.
     """
     from torchvision.utils import make_grid  # takes a second to import, so only for those who draw
 
