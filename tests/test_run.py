@@ -237,12 +237,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        print("beside training:", function)
+        sys.stdout.write(f"beside training: {function}\\n")
         return function(*args, **(kwargs or {}))
 
 def watched(folder, write=safety.RunFolder.write_waiting):
     with Watch():
-        print("it writes", *(path.name for path in folder.waiting))
+        names = " ".join(path.name for path in folder.waiting)
+        sys.stdout.write(f"it writes {names}\\n")  # at once: training prints, too
         return write(folder)
 
 safety.RunFolder.write_waiting = watched
