@@ -578,8 +578,8 @@ def to_bytes(pictures: Tensor) -> Tensor:
 def as_png(pictures: Tensor) -> Callable[[Path], None]:
     """What writes pictures (N, 3, S, S) from -1 to 1 as one PNG, eight a row, pixel for pixel.
 
-    The grid is made at once, not by the thread that writes: torch in a second thread has OpenMP's
-    threads sleep after each operation of the first: two cores lost up to a quarter of their speed.
+    The grid is made at once, not by the thread that writes: torch in a second thread lets OpenMP's
+    threads sleep after each operation, which cost two cores up to a quarter of their speed.
     """
     from torchvision.utils import make_grid  # takes a second to import, so only for those who draw
 
@@ -642,7 +642,7 @@ class Progress:
 
 
 def snapshot(parts: Dict, rng: Rng, progress: Progress, settings: Dict) -> Dict:
-    """A copy of all there is to go on from, to be written as training goes on."""
+    """A copy of all there is to go on from, contiguous as in files, to be written meanwhile."""
     states = {name: part.state_dict() for name, part in parts.items()}
     whole = {"format": FORMAT, "settings": settings, "parts": states, "progress": vars(progress)}
     whole |= {"rng": rng.get_state(), "device": rng.device.type}
