@@ -16,7 +16,7 @@ good, at 161 and 183 a second, 64.5 and 56.8, 441 and 392); networks that drew a
 71.7 and 616 at best, the report's own settings to 505.8. For more time there is long96.py.
 
 Pictures as plain as avatars want heavier penalties (--r1=0.8 --r2=0.8), or D wins at once: after
-six minutes on one core with bf16 a score of 520, where it is 874 without (floor 13, one run each).
+six minutes on one core with bf16 a score of 520, for 874 without (floor 13; one run each).
 """
 
 img_dir = "img/best96"
