@@ -104,6 +104,7 @@ r1 = 0.0  # weight γ of a penalty on |∇D|² at real pictures; rpgan wants bot
 r2 = 0.0  # weight γ of the same at drawn pictures
 gp_every = 1  # turns of D to one with penalties (lazy), which then weigh so much more
 gp_growth = 1.0  # times the penalties' weights, in the end, up to which they grow exponentially
+gp_aim = 0.0  # loss_d that D is held at: while it is lower, r1 and r2 grow further; 0: they don't
 label_smoothing = 0.0  # bce: real pictures' label is 1 less this
 augment = False  # True: all D sees is recoloured, shifted and cut (DiffAugment), for few pictures
 instance_noise = 0.0  # deviation, at first, of noise on all that D sees (-1 to 1); falls to 0
@@ -472,7 +473,7 @@ class Objective(NamedTuple):
 BCE = Objective()
 BARE = {"loss": "bce", "gp_every": 1, "gp_growth": 1, "lr_decay": "none", "init": "torch"}
 OFF = "gp r1 r2 augment grow label_smoothing instance_noise blocks full_fm modulate lr_by_fan_in"
-OFF += " palette super_res dry_run"
+OFF += " gp_aim palette super_res dry_run"
 BARE |= {"upsample": "transposed"} | dict.fromkeys(OFF.split(), 0)
 
 
@@ -639,6 +640,7 @@ class Progress:
     seconds: float = 0.0  # of training, over all sessions
     sample: int = 0  # sum of the bytes of some pictures, which tells others from them
     history: list[Dict] = field(default_factory=list)
+    gp_weight: Tensor = field(default_factory=lambda: torch.ones(()))  # times the penalties, by now
 
 
 def snapshot(parts: Dict, rng: Rng, progress: Progress, settings: Dict) -> Dict:
@@ -663,8 +665,6 @@ def restore(saved: Dict, parts: Dict, rng: Rng, data: Tensor, settings: Dict) ->
             for key in ("exp_avg", "exp_avg_sq"):  # in memory as the weight is on this device:
                 state[key] = torch.empty_like(weight).copy_(state[key])  # fused Adam trusts in it
     p = Progress(**saved["progress"])
-    p.fixed_noise, p.sums = p.fixed_noise.to(rng.device), p.sums.to(rng.device)
-    p.order = p.order.to(data.device)
     if saved["device"] == rng.device.type:
         rng.set_state(saved["rng"])
         if "torch_rng" in saved:  # older checkpoints lack it
@@ -787,22 +787,22 @@ def train(
     torch.manual_seed(seed)
     parts = build(settings, machine)
     gen, dis, average, *_ = parts.values()
-    fixed_noise = torch.randn(64, noise_size, 1, 1).to(machine.device)
+    p = Progress(torch.randn(64, noise_size, 1, 1), torch.empty(0), torch.zeros(4))
     if machine.device.type == "cuda" and 2 * data.nbytes < torch.cuda.mem_get_info()[0]:
         data = data.to(machine.device)
     batch = min(batch_size, len(data))
     total = n_epoch * (n_batch := len(data) // batch)
     rng = Rng(machine.device).manual_seed(seed)
     some = data[torch.randperm(len(data), generator=Rng().manual_seed(0))[:64].to(data.device)]
-    p = Progress(fixed_noise, torch.empty(0), torch.zeros(4, device=machine.device))
     p = restore(saved, parts, rng, data, settings) if saved else p
+    p = Progress(**tree_map_only(Tensor, lambda x: x.to(machine.device), vars(p)))
     folder.recognise(p, some)
     about = partial(save_settings, settings=settings, machine=machine, n_pictures=len(data))
     folder.write({out / "settings.json": about, out / "real.png": as_png(to_real(some, machine))})
     say(f"{len(data):,} pictures, {n_batch} batches of {batch} an epoch, on {machine.name}")
     weights = [sum(w.numel() for w in net.parameters()) for net in (gen, dis)]
     say(f"generator {weights[0]:,} weights, discriminator {weights[1]:,}; look into {show(out)}")
-    aim = choose_objective(settings, batch, parts)
+    aim = choose_objective(settings, batch, parts | {"gp_weight": p.gp_weight})
     steps = build_steps(parts, machine, aim)
 
     def wants_pictures(step: int) -> bool:
@@ -819,8 +819,8 @@ def train(
             start = time.perf_counter()
             if p.batch == 0:
                 p.order = torch.randperm(len(data), generator=rng, device=rng.device)
-                p.order, p.sums = p.order.to(data.device), torch.zeros_like(p.sums)
-            ahead = enumerate(p.order.split(batch)[p.batch : n_batch], p.step + 1)
+                p.sums = torch.zeros_like(p.sums)
+            ahead = enumerate(p.order.to(data.device).split(batch)[p.batch : n_batch], p.step + 1)
             wanted = [index for step, index in ahead if wants_pictures(step)]
             pictures = read_ahead(data, wanted, machine.device)
             for _ in range(p.batch, n_batch):

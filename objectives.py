@@ -2,7 +2,7 @@
 
 Losses take logits (N,) to a number; penalties are on the discriminator's gradient; augmented()
 changes what the discriminator sees. choose() builds the Objective that the settings ask for, and
-Schedule changes learning rates and instance noise in the course of a run.
+Schedule changes rates, noise and the penalties' weights in the course of a run.
 """
 
 from __future__ import annotations
@@ -170,11 +170,12 @@ OBJECTIVES: dict[str, Objective] = {
 def choose(settings: dict[str, Any], batch: int, parts: dict[str, Any] | None = None) -> Objective:
     """The objective of these settings, for batches of that size; UserError where they don't fit.
 
-    parts: what GAN.build() made of them, if rates, noise and networks are to change.
+    parts: what GAN.build() made of them, if rates, noise, weights and networks are to change, and
+    gp_weight, what the penalties are multiplied by (), to go on from that (1 without).
     """
     loss, r1, r2, every = (settings[name] for name in ("loss", "r1", "r2", "gp_every"))
-    smoothing, gp = settings["label_smoothing"], settings["gp"]
-    wrong = []
+    smoothing, gp, held = (settings[name] for name in ("label_smoothing", "gp", "gp_aim"))
+    of_loss, wrong = OBJECTIVES[loss], []
     if loss == "wgan-gp" and not gp:
         wrong.append("loss=wgan-gp needs gp above 0: --gp=10 is the paper's")
     if loss == "rpgan" and not (r1 or r2):
@@ -184,6 +185,11 @@ def choose(settings: dict[str, Any], batch: int, parts: dict[str, Any] | None = 
     for name in ("gp_every", "gp_growth"):
         if settings[name] != 1 and not (gp or r1 or r2):
             wrong.append(f"{name} is for penalties: gp, r1 or r2")
+    undecided = of_loss.d_loss(*torch.zeros(2, 1)).item() / of_loss.halves
+    if held and not (undecided and (r1 or r2)):
+        wrong.append("gp_aim is for r1 and r2, with any loss but wgan-gp")
+    elif held >= undecided > 0:
+        wrong.append(f"gp_aim must be below {undecided:.2g}, loss_d of a D that can tell nothing")
     if wrong:
         raise UserError("\n  ".join(wrong))
     changes: dict[str, Any] = {}
@@ -201,15 +207,18 @@ def choose(settings: dict[str, Any], batch: int, parts: dict[str, Any] | None = 
         seen.append(partial(reduced, settings["image_size"] >> settings["super_res"]))
     if settings["augment"]:
         seen.append(augmented)
-    if parts and changing(settings):
+    if parts and (held or changing(settings)):
         changes["schedule"] = schedule = Schedule(settings, parts)
-        if settings["gp_growth"] != 1:
-            changes["penalty"] = partial(schedule.grown, changes["penalty"])
+        if held or settings["gp_growth"] != 1:
+            changes["penalty"] = partial(schedule.weighted, changes["penalty"])
+        if held:
+            d_loss = changes.get("d_loss", of_loss.d_loss)
+            changes["d_loss"] = partial(schedule.heard, d_loss, of_loss.halves)
         if settings["instance_noise"]:
             seen.append(schedule.noisy)
     if seen:
         changes["seen"] = lambda pictures: reduce(lambda x, change: change(x), seen, pictures)
-    return OBJECTIVES[loss]._replace(**changes)
+    return of_loss._replace(**changes)
 
 
 def changing(settings: dict[str, Any]) -> bool:
@@ -230,6 +239,8 @@ class Schedule:
     Rates that are tensors, noise and weight change in place: CUDA graphs read them there.
     """
 
+    HASTE, MOST = 0.02, 1e4  # with gp_aim: of the weight to follow loss_d, and what it is at most
+
     def __init__(self, settings: dict[str, Any], parts: dict[str, Any]) -> None:
         """parts: what GAN.build() made of the settings."""
         self.kind, self.deviation = settings["lr_decay"], settings["instance_noise"]
@@ -239,8 +250,9 @@ class Schedule:
             for group in parts[f"opt_{x}"].param_groups
         ]
         device = next(parts["gen"].parameters()).device
-        self.level, self.weight = torch.tensor([self.deviation, 1.0], device=device)
-        self.growth = settings["gp_growth"]
+        self.level, self.least = torch.tensor([self.deviation, 1.0], device=device)
+        self.weight = parts.get("gp_weight", torch.ones((), device=device))
+        self.growth, self.aim = settings["gp_growth"], settings["gp_aim"]
         self.stages = settings["grow"]
         self.growing = [parts[name] for name in ("gen", "dis", "average")] if self.stages else []
 
@@ -250,13 +262,21 @@ class Schedule:
             now = rate * decayed(self.kind, done)
             group["lr"] = group["lr"].fill_(now) if isinstance(group["lr"], Tensor) else now
         self.level.fill_(self.deviation * (1 - done))
-        if self.growth != 1:
-            self.weight.fill_(self.growth**done)
+        self.least.fill_(self.growth**done)
+        if not self.aim:
+            self.weight.copy_(self.least)
         for net in self.growing:
             while net.left > max(0, math.ceil(self.stages * (1 - 2 * done))):
                 net.grow()
 
-    def grown(self, penalty: Callable[..., Tensor], *about: Any) -> Tensor:
+    def heard(self, d_loss: Callable[..., Tensor], halves: int, *logits: Tensor) -> Tensor:
+        """D's loss; where it is below gp_aim, penalties weigh more from here on, else less."""
+        loss = d_loss(*logits)
+        more = (self.HASTE * (self.aim - loss.detach() / halves)).exp()
+        self.weight.copy_((self.weight * more).clamp(max=self.MOST).maximum(self.least))
+        return loss
+
+    def weighted(self, penalty: Callable[..., Tensor], *about: Any) -> Tensor:
         """A penalty with the weight that it has by now."""
         return self.weight * penalty(*about)
 

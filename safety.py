@@ -77,9 +77,10 @@ def check_progress(saved: dict[str, Any]) -> None:
     numbers = p.epoch, p.batch, p.step, p.images, p.sample
     json.dumps([{**saved["settings"]}, *p.history])  # plain values
     if not (
-        vars(p).keys() - saved["progress"].keys() <= {"sample"}  # which older ones lack
+        vars(p).keys() - saved["progress"].keys() <= {"sample", "gp_weight"}  # older ones lack them
         and p.fixed_noise.shape == (64, noise_size, 1, 1)
         and p.sums.shape == (4,)
+        and 0 < p.gp_weight.reshape(()) < math.inf  # an error if it is no number
         and torch.equal(p.order.sort()[0], torch.arange(len(p.order)))
         and all(type(n) is int and 0 <= n < 2**63 for n in numbers)
         and math.isfinite(p.seconds)
@@ -116,7 +117,7 @@ def load_checkpoint(out: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
 def compare(out: Path, old: dict[str, Any], settings: dict[str, Any]) -> None:
     """Say what has changed since a checkpoint; UserError where it can't be gone on from."""
     fixed = {"optim_g": "adam", "optim_d": "adam", "augment": False}  # before they were settings
-    fixed |= {"lr_by_fan_in": False, "gp_growth": 1.0, "dis_dropout": 0.0}
+    fixed |= {"lr_by_fan_in": False, "gp_growth": 1.0, "gp_aim": 0.0, "dis_dropout": 0.0}
     old = GAN.DCGAN._asdict() | fixed | old
     changed = {k: f"{k} {old[k]!r} -> {v!r}" for k, v in settings.items() if old.get(k, v) != v}
     # Dropout of 0 is no layer, so those behind it have other numbers.

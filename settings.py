@@ -52,6 +52,7 @@ RULES: dict[str, Rule] = {
         ("flip fresh dry_run compile augment deterministic lr_by_fan_in", YES_OR_NO),
         ("lr_g lr_d gp_growth checkpoint_minutes", ABOVE_ZERO),
         ("minutes modulate gp r1 r2 weight_decay_g weight_decay_d instance_noise", NOT_NEGATIVE),
+        ("gp_aim", NOT_NEGATIVE),
         ("beta1_g beta1_d beta2_g beta2_d dis_dropout label_smoothing", BELOW_ONE),
         ("image_size", one_of(32, 48, 64, 96, 128, 192, 256)),
         ("bias", BIAS),
@@ -117,7 +118,7 @@ def check_stages(s: Dict) -> None:
 
 # What must fit each other, and what sees to it.
 FIT: dict[str, Callable[[Dict], object]] = {
-    "loss gp r1 r2 gp_every gp_growth label_smoothing image_size super_res": (
+    "loss gp r1 r2 gp_every gp_growth gp_aim label_smoothing image_size super_res": (
         lambda s: GAN.choose_objective(s, 1)
     ),
     "device precision": lambda s: GAN.choose_machine(s["device"], s["precision"]),

@@ -169,7 +169,7 @@ def state_of(out: Path) -> list[torch.Tensor]:
 
 WAYS = [
     "--loss=wgan-gp --gp=10 --dis_dropout=0.3",
-    "--loss=rpgan --r1=10 --r2=10 --gp_every=2 --gp_growth=4 --beta1_d=0",
+    "--loss=rpgan --r1=10 --r2=10 --gp_every=2 --gp_growth=4 --gp_aim=0.6 --beta1_d=0",
     "--loss=hinge --dis_norm=spectral --instance_noise=0.2 --super_res=1",
     "--modulate=0.25 --augment --bias=outer --dis_norm=batch --init=he --blocks=1 --full_fm=8",
     "--lr_decay=cosine --lr_by_fan_in --dis_norm=batch --weight_decay_d=0.01 --bias=False",

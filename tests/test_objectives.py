@@ -423,6 +423,51 @@ def test_penalties_that_grow() -> None:
         assert aim.penalty(parts["dis"], x, x).item() == pytest.approx(times * once)
 
 
+@pytest.mark.parametrize("loss", ["rpgan", "bce", "bce-sum", "hinge"])
+def test_penalties_that_hold_the_discriminator(loss: str) -> None:
+    """Times exp(0.02 (gp_aim - loss_d)) each turn, between what gp_growth asks for and 10,000."""
+    words = GAN.settings_now() | {"loss": loss, "r1": 2.0, "gp_aim": 0.6, "gp_growth": 9.0}
+    parts = GAN.build(words | {"gen_fm": 2}, CPU)
+    weight = torch.tensor(5.0)
+    plain = choose(words | {"gp_growth": 1.0, "gp_aim": 0.0}, 1)
+    aim = choose(words, 1, parts | {"gp_weight": weight})
+    x = torch.randn(2, 3, 96, 96)
+    assert aim.penalty and plain.penalty
+    once = plain.penalty(parts["dis"], x, x).item()
+    won, lost = (torch.full((3,), 4.0), torch.full((3,), -4.0)), (torch.zeros(3), torch.ones(3))
+    for done, logits, least in ((0, won, 1), (0, lost, 1), (0.5, lost, 3), (1, won, 9)):
+        before = weight.item()
+        aim.schedule(done)
+        assert weight.item() == before  # the length of a run sets nothing but the least
+        loss_d = plain.d_loss(*logits).item() / plain.halves
+        assert (loss_d < 0.6) == (logits is won)
+        assert aim.d_loss(*logits).item() / aim.halves == pytest.approx(loss_d)
+        expected = max(before * math.exp(0.02 * (0.6 - loss_d)), least)
+        assert weight.item() == pytest.approx(expected)
+        assert aim.penalty(parts["dis"], x, x).item() == pytest.approx(expected * once)
+    for logits, limit in ((won, 1e4), (lost, 9)):
+        for _ in range(2000):
+            aim.d_loss(*(20 * logit for logit in logits))
+        assert weight.item() == limit
+    logits = (*(value.requires_grad_() for value in lost),)
+    gradients = [torch.autograd.grad(one.d_loss(*logits), logits) for one in (aim, plain)]
+    for held, free in zip(*gradients, strict=True):
+        assert torch.equal(held, free)
+
+
+def test_a_discriminator_is_held(gan: Run, faces: Path, tmp_path: Path) -> None:
+    words = [f"--data_dir={faces}", "--batch_size=8", "--n_epoch=30", "--g_every=1", "--lr_d=5e-3"]
+    words += ["--loss=rpgan", "--r1=0.01", "--r2=0.01", "--score_by=none", "--save_every=30"]
+    ends = []
+    for gp_aim in (0, 0.5):
+        out = tmp_path / f"held-{gp_aim}"
+        gan(*words, f"--gp_aim={gp_aim}", f"--img_dir={out}")
+        saved = torch.load(out / "checkpoint.pt", weights_only=True)["progress"]
+        ends.append((saved["gp_weight"].item(), saved["history"][-1]["loss_d"]))
+    (free, won), (held, loss_d) = ends
+    assert free == 1 and held > 2 and loss_d > 1.5 * won, ends
+
+
 FIVE, BARE = GAN.Layers(kernel=5), GAN.Layers(bias=False)
 
 
@@ -535,6 +580,11 @@ def test_what_changes_a_run(gan: Run, faces: Path, tmp_path: Path) -> None:
         ("--loss=hinge --label_smoothing=0.1", "label_smoothing is for loss=bce"),
         ("--gp_every=4", "gp_every is for penalties"),
         ("--gp_growth=4", "gp_growth is for penalties"),
+        ("--gp_aim=0.3 --gp=10", "gp_aim is for r1 and r2"),
+        ("--gp_aim=0.3 --r1=1 --gp=10 --loss=wgan-gp", "with any loss but wgan-gp"),
+        ("--gp_aim=0.7 --r1=1", "gp_aim must be below 0.69, loss_d of a D that can tell nothing"),
+        ("--gp_aim=1 --r1=1 --loss=hinge", "gp_aim must be below 1, loss_d"),
+        ("--gp_aim=-1 --r1=1", "gp_aim must be a number from 0 up"),
         ("--r1=1 --gp_growth=0", "gp_growth must be a number above 0"),
         ("--loss=wgan-gp", "loss=wgan-gp needs gp above 0: --gp=10"),
         ("--loss=rpgan", "loss=rpgan needs r1 or r2 above 0: --r1=1"),
@@ -564,9 +614,10 @@ def test_other_optimisers_under_a_checkpoint(gan: Run, faces: Path, tmp_path: Pa
         assert "other networks or optimisers" in gan(*words, f"--{word}", code=1).stderr
     saved = checkpoint(tmp_path / "img")
     later = "kernel bias modulate grow blocks full_fm augment optim_g optim_d lr_by_fan_in"
-    later += " gp_growth palette fm_factor super_res"
+    later += " gp_growth gp_aim palette fm_factor super_res"
     for name in later.split():  # a checkpoint of before they existed
         del saved["settings"][name]
+    del saved["progress"]["gp_weight"], saved["progress"]["sample"]
     torch.save(saved, tmp_path / "img" / "checkpoint.pt")
     others = "optim_d=sgd bias=outer kernel=5 modulate=1 blocks=1 fm_factor=1.5"
     for word in others.split():

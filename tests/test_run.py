@@ -35,7 +35,7 @@ EVERYTHING = (  # that draws random numbers, or depends on how far a run has com
     "--loss=rpgan --r1=1 --r2=0.1 --gp_every=2 --d_every=2 --dis_dropout=0.2 --instance_noise=0.1 "
     "--lr_decay=cosine --optim_d=sgd --dis_norm=spectral --weight_decay_g=1e-3 "
     "--modulate=0.25 --augment --blocks=1 --full_fm=4 --palette=2 --lr_by_fan_in --gp_growth=3 "
-    "--fm_factor=1.5 --super_res=1"
+    "--fm_factor=1.5 --super_res=1 --gp_aim=0.65"
 )
 
 

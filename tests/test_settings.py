@@ -23,6 +23,7 @@ DEFAULTS = {
     "deep_side": 4, "upsample": "transposed", "modulate": 0.0, "minutes": 0.0, "blocks": 0,
     "fm_factor": 2.0,
     "full_fm": 0, "palette": 0, "grow": 0, "super_res": 0, "lr_by_fan_in": False, "gp_growth": 1.0,
+    "gp_aim": 0.0,
     "loss": "bce", "gp": 0.0, "r1": 0.0, "r2": 0.0, "gp_every": 1, "label_smoothing": 0.0,
     "augment": False, "instance_noise": 0.0, "deterministic": False,
     "img_dir": "img", "save_every": 10, "checkpoint_minutes": 10.0, "fresh": False,
