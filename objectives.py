@@ -262,9 +262,7 @@ class Schedule:
             now = rate * decayed(self.kind, done)
             group["lr"] = group["lr"].fill_(now) if isinstance(group["lr"], Tensor) else now
         self.level.fill_(self.deviation * (1 - done))
-        self.least.fill_(self.growth**done)
-        if not self.aim:
-            self.weight.copy_(self.least)
+        (self.least if self.aim else self.weight).fill_(self.growth**done)
         for net in self.growing:
             while net.left > max(0, math.ceil(self.stages * (1 - 2 * done))):
                 net.grow()
