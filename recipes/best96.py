@@ -6,8 +6,8 @@ generator bilinearly (no weave) and with a quarter of the noise at every stage, 
 feature maps but a residual convolution at every size, and maps as large as the picture; a pixel is
 mixed from 16 colours. D's convolutions learn at rates by their inputs; the relativistic loss with
 both zero-centred penalties (R3GAN; Huang et al. 2024), every 16th time, eight times as heavy in the
-end, and yet heavier where D would win (gp_aim), Adam without memory of the gradient, as that paper has it, an eighth of the batch (more and
-smaller steps), at ten times the rate, which falls to 0.
+end, and yet heavier where D would win (gp_aim), Adam without memory of the gradient, as that paper
+has it, an eighth of the batch (more and smaller steps), at ten times the rate, which falls to 0.
 
 Ten minutes, on one core of an AMD EPYC (Zen 3, no bf16, torch 2.14.1), from 23,399 drawn faces,
 seeds 0 and 1: Fréchet distance 63.5 and 80.1 to 5,000 others (EfficientNet-Lite0, floor 5.4;

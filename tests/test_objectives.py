@@ -449,8 +449,8 @@ def test_penalties_that_hold_the_discriminator(loss: str) -> None:
         for _ in range(2000):
             aim.d_loss(*(20 * logit for logit in logits))
         assert weight.item() == limit
-    logits = (*(value.requires_grad_() for value in lost),)
-    gradients = [torch.autograd.grad(one.d_loss(*logits), logits) for one in (aim, plain)]
+    leaves = [value.requires_grad_() for value in lost]
+    gradients = [torch.autograd.grad(one.d_loss(*leaves), leaves) for one in (aim, plain)]
     for held, free in zip(*gradients, strict=True):
         assert torch.equal(held, free)
 
