@@ -80,7 +80,8 @@ def check_progress(saved: dict[str, Any]) -> None:
         vars(p).keys() - saved["progress"].keys() <= {"sample", "gp_weight"}  # older ones lack them
         and p.fixed_noise.shape == (64, noise_size, 1, 1)
         and p.sums.shape == (4,)
-        and 0 < p.gp_weight.reshape(()) < math.inf  # an error if it is no number
+        and p.gp_weight.shape == ()
+        and 0 < p.gp_weight < math.inf
         and torch.equal(p.order.sort()[0], torch.arange(len(p.order)))
         and all(type(n) is int and 0 <= n < 2**63 for n in numbers)
         and math.isfinite(p.seconds)
