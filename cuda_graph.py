@@ -23,6 +23,7 @@ class Graph:
 
     def __init__(self, step: Callable[..., Tensor], gen: Module, pool: Any = None) -> None:
         self.step, self.gen, self.pool, self.calls, self.left = step, gen, pool, 0, 0
+        self.graph: Any = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         if (left := getattr(self.gen, "left", 0)) != self.left:
@@ -31,17 +32,19 @@ class Graph:
         if self.calls < 4:  # libraries choose their algorithms, optimisers make their state
             return self.step(*inputs)
         if self.calls == 4:
-            self.inputs, self.graph = [value.clone() for value in inputs], torch.cuda.CUDAGraph()
+            self.inputs, graph = [value.clone() for value in inputs], torch.cuda.CUDAGraph()
             try:  # thread_local: other threads may do with the device what they like
                 stream = torch.cuda.current_stream()
-                with torch.cuda.graph(self.graph, self.pool, stream, "thread_local"):
+                with torch.cuda.graph(graph, self.pool, stream, "thread_local"):
                     self.result = self.step(*self.inputs)
             except RuntimeError as error:
                 reason = str(error).partition("\n")[0]
                 say(f"No CUDA graph can be made here, so training is slower ({reason}).")
                 self.calls = -sys.maxsize
-                del self.graph, self.inputs  # and the memory that they hold
+                self.graph = None
+                del graph, self.inputs  # and the memory that they hold
                 return self.step(*inputs)
+            self.graph = graph  # the last one goes only now: without any, its pool is closed
         torch._foreach_copy_(self.inputs, inputs)
         self.graph.replay()
         return self.result

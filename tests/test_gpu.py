@@ -173,14 +173,18 @@ WAYS = [
     "--loss=hinge --dis_norm=spectral --instance_noise=0.2 --super_res=1",
     "--modulate=0.25 --augment --bias=outer --dis_norm=batch --init=he --blocks=1 --full_fm=8",
     "--lr_decay=cosine --lr_by_fan_in --dis_norm=batch --weight_decay_d=0.01 --bias=False",
-    "--optim_d=sgd --loss=bce-sum --lr_d=1e-3 --kernel=5 --label_smoothing=0.1 --lr_decay=linear",
+    "--optim_d=sgd --loss=bce-sum --lr_d=1e-3 --label_smoothing=0.1 --lr_decay=linear"
+    " --kernel=5 --bias=outer",
 ]
 
 
-GROWING = "--grow=2 --loss=rpgan --r1=1 --gp_every=2 --full_fm=4 --palette=4"
+GROWING = [
+    "--grow=2 --loss=rpgan --r1=1 --gp_every=2 --full_fm=4 --palette=4",
+    "--grow=2 --augment",  # steps of one kind: its graph is the only one of the pool
+]
 
 
-@pytest.mark.parametrize("way", [*WAYS, GROWING])
+@pytest.mark.parametrize("way", [*WAYS, *GROWING])
 def test_runs_with_graphs_and_without(gan: Run, faces: Path, tmp_path: Path, way: str) -> None:
     """Penalties' second gradients, torch's own random numbers, rates that change, in graphs."""
     words = [f"--data_dir={faces}", "--device=cuda", "--precision=fp32", "--deterministic"]
